@@ -1,0 +1,93 @@
+"""Cone programs from dense blocks of parameters: what the standalone functions solve.
+
+theta holds the blocks' values as they are (the identity map), so these functions go the same way as compiled problems.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from convexlayers.cones import Cones
+from convexlayers.maps import AffineMap, SparseMap
+from convexlayers.program import Block, ParameterInfo, ParametrizedConeProgram, Structure
+
+
+@dataclass
+class Assembly:
+    """Collects which entry of which block is which number of the program.
+
+    Attributes:
+        n: number of variables.
+    """
+
+    n: int
+    infos: list[ParameterInfo] = field(default_factory=list)
+    _P: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _A: list[tuple[int, np.ndarray, np.ndarray, np.ndarray, np.ndarray]] = field(default_factory=list)
+    _vectors: list[tuple[str, int, np.ndarray, np.ndarray, float]] = field(default_factory=list)
+
+    def parameter(self, name: str, shape: tuple[int, ...], *attributes: str) -> int:
+        """Declare a block; returns its number."""
+        self.infos.append(ParameterInfo(len(self.infos), name, shape, attributes))
+        return len(self.infos) - 1
+
+    def quadratic(self, block: int) -> None:
+        """P from an (n, n) block: the average of both triangles, so that gradients are symmetric."""
+        i, j = (part.reshape(-1) for part in np.indices((self.n, self.n)))
+        value = np.where(i == j, 1.0, 0.5)
+        self._P.append((block, np.minimum(i, j), np.maximum(i, j), np.arange(self.n**2), value))
+
+    def linear(self, block: int) -> None:
+        """q from an (n,) block."""
+        self._vectors.append(("q", block, np.arange(self.n), np.arange(self.n), 1.0))
+
+    def matrix(self, block: int, row: int, height: int, sign: float = 1.0) -> None:
+        """Rows row .. row + height of A from a (height, n) or, for height 1, (n,) block."""
+        i, j = (part.reshape(-1) for part in np.indices((height, self.n)))
+        self._A.append((block, row + i, j, np.arange(height * self.n), np.full(height * self.n, sign)))
+
+    def diagonal(self, block: int, row: int, sign: float) -> None:
+        """Row row + i of A has entry i of an (n,) block at column i."""
+        index = np.arange(self.n)
+        self._A.append((block, row + index, index, index, np.full(self.n, sign)))
+
+    def right_side(self, block: int, row: int, height: int, sign: float = 1.0) -> None:
+        """Rows row .. row + height of b from a (height,) or, for height 1, () block."""
+        self._vectors.append(("b", block, row + np.arange(height), np.arange(height), sign))
+
+    def finish(self, cones: Cones, title: str) -> ParametrizedConeProgram:
+        """The program."""
+        P_rows, P_cols = _pattern([(rows, cols) for _, rows, cols, _, _ in self._P], self.n)
+        A_rows, A_cols = _pattern([(rows, cols) for _, rows, cols, _, _ in self._A], cones.rows)
+        structure = Structure(self.n, cones, P_rows, P_cols, A_rows, A_cols)
+        where = structure.slices
+        entries: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = {i: [] for i in range(len(self.infos))}
+        for name, parts, rows, cols, height in (
+            ("P", self._P, P_rows, P_cols, self.n),
+            ("A", self._A, A_rows, A_cols, cones.rows),
+        ):
+            keys = cols * height + rows
+            for block, i, j, entry, value in parts:
+                entries[block].append((where[name].start + np.searchsorted(keys, j * height + i), entry, value))
+        for name, block, rows, entry, sign in self._vectors:
+            entries[block].append((where[name].start + rows, entry, np.full(len(rows), sign)))
+        maps = [self._map(entries[i], structure.size, info.size) for i, info in enumerate(self.infos)]
+        return ParametrizedConeProgram(
+            structure=structure,
+            map=AffineMap(np.zeros(structure.size), maps),
+            blocks=tuple(Block(i) for i in range(len(self.infos))),
+            parameters=tuple(self.infos),
+            title=title,
+        )
+
+    @staticmethod
+    def _map(entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]], height: int, width: int) -> SparseMap:
+        rows, cols, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
+        return SparseMap(rows, cols, values, (height, width))
+
+
+def _pattern(positions: list[tuple[np.ndarray, np.ndarray]], height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct positions, sorted by column, then row."""
+    height = max(height, 1)
+    keys = np.unique(np.concatenate([np.zeros(0, dtype=np.int64), *(cols * height + rows for rows, cols in positions)]))
+    return keys % height, keys // height

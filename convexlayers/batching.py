@@ -1,0 +1,149 @@
+"""User's values to blocks of theta and back: dtypes, devices, leading dimensions, broadcasting.
+
+A parameter's value has shape (*batch, *shape). The batch dimensions of all values broadcast against each other; a value
+without any, or whose are all of size one, is shared by the batch and stays a single row.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexlayers.errors import ArgumentError, wrong_shape
+from convexlayers.program import Block, ParameterInfo
+
+Value = Tensor | np.ndarray | float | int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """How results are to be given back.
+
+    Attributes:
+        shape: broadcast batch dimensions.
+        dtype: of the results.
+        device: of the results.
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return int(np.prod(self.shape, dtype=int))
+
+    def restore(self, value: Tensor) -> Tensor:
+        """(B, *shape) in the solver's dtype to (*batch, *shape) in the user's; a single row is repeated."""
+        if value.shape[0] != self.size:
+            value = value.expand(self.size, *value.shape[1:])
+        value = value.reshape((*self.shape, *value.shape[1:]))
+        return value.to(device=self.device, dtype=self.dtype if value.is_floating_point() else value.dtype)
+
+
+def as_tensor(name: str, value: Value) -> Tensor:
+    """A tensor of real floating-point numbers.
+
+    Raises:
+        ArgumentError: the value is complex, or not numeric.
+    """
+    if isinstance(value, Tensor):
+        tensor = value
+    else:
+        try:
+            tensor = torch.as_tensor(np.asarray(value) if not np.isscalar(value) else value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ArgumentError(
+                f"{name} is a {type(value).__name__}, expected a tensor, an array or a number."
+            ) from error
+    if tensor.is_complex():
+        raise ArgumentError(f"{name} is complex, expected real numbers.")
+    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+
+
+def common_dtype(values: Sequence[Value]) -> torch.dtype:
+    """The dtype of results: that of the tensors and arrays, torch's default where there are only numbers."""
+    dtype = None
+    for value in values:
+        if isinstance(value, Tensor) and value.is_floating_point():
+            dtype = value.dtype if dtype is None else torch.promote_types(dtype, value.dtype)
+        elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            found = torch.as_tensor(value[..., :0] if value.ndim else value).dtype
+            dtype = found if dtype is None else torch.promote_types(dtype, found)
+    return dtype if dtype is not None else torch.get_default_dtype()
+
+
+def to_batch(parameters: Sequence[ParameterInfo], values: Sequence[Value]) -> tuple[list[Tensor], Batch]:
+    """Convert and broadcast.
+
+    Args:
+        parameters: what is expected.
+        values: one per parameter, of shape (*batch, *shape).
+
+    Returns:
+        float64 tensors of shape (B or 1, *shape), differentiable in the values, and the batch.
+
+    Raises:
+        ArgumentError: a shape is wrong, batch dimensions do not broadcast, or devices differ; the message names the
+            parameter, what came and what was expected.
+    """
+    tensors = [as_tensor(info.name, value) for info, value in zip(parameters, values, strict=True)]
+    leading = [_leading(info, tensor) for info, tensor in zip(parameters, tensors, strict=True)]
+    try:
+        shape = tuple(torch.broadcast_shapes(*leading))
+    except RuntimeError as error:
+        listed = ", ".join(f"{info.name} {tuple(lead)}" for info, lead in zip(parameters, leading, strict=True))
+        raise ArgumentError(f"The batch dimensions of the parameters do not broadcast: {listed}.") from error
+    batch = Batch(shape, common_dtype(values), _common_device(parameters, tensors, values))
+    rows = []
+    for info, tensor, lead in zip(parameters, tensors, leading, strict=True):
+        wide = tensor.to(device=batch.device, dtype=torch.float64)
+        if int(np.prod(lead, dtype=int)) == 1:
+            rows.append(wide.reshape(1, *info.shape))
+        else:
+            rows.append(wide.expand(*shape, *info.shape).reshape(batch.size, *info.shape))
+    return rows, batch
+
+
+def _leading(info: ParameterInfo, tensor: Tensor) -> tuple[int, ...]:
+    """Batch dimensions of a value."""
+    cut = tensor.ndim - len(info.shape)
+    if cut < 0 or tuple(tensor.shape[cut:]) != info.shape:
+        expected = f"(*batch, {', '.join(map(str, info.shape))})" if info.shape else "(*batch)"
+        raise wrong_shape(info.name, tensor.shape, expected)
+    return tuple(tensor.shape[:cut])
+
+
+def _common_device(
+    parameters: Sequence[ParameterInfo], tensors: Sequence[Tensor], values: Sequence[Value]
+) -> torch.device:
+    """The one device of all tensors; arrays and numbers go wherever the tensors are."""
+    found: dict[torch.device, str] = {}
+    for info, tensor, value in zip(parameters, tensors, values, strict=True):
+        if isinstance(value, Tensor):
+            found.setdefault(tensor.device, info.name)
+    if len(found) > 1:
+        listed = ", ".join(f"{name} on {device}" for device, name in found.items())
+        raise ArgumentError(f"The parameters are on different devices: {listed}.")
+    return next(iter(found), torch.device("cpu"))
+
+
+def make_theta(blocks: Sequence[Block], rows: Sequence[Tensor]) -> list[Tensor]:
+    """Blocks of theta, (B or 1, k_i), from the parameters' values, (B or 1, *shape)."""
+    theta = []
+    for block in blocks:
+        value = rows[block.parameter]
+        flat = value.reshape(value.shape[0], math.prod(value.shape[1:]))
+        theta.append(_log(flat) if block.logarithm else flat)
+    return theta
+
+
+def _log(value: Tensor) -> Tensor:
+    """log, NaN where not positive, and there with a zero (not a NaN) gradient."""
+    positive = value > 0
+    safe = torch.where(positive, value, torch.ones_like(value))
+    return torch.where(positive, safe.log(), torch.full_like(value, float("nan")))

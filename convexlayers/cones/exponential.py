@@ -1,0 +1,137 @@
+"""The exponential cone K = cl{(x, y, z) : y exp(x / y) <= z, y > 0}.
+
+Dual: K* = cl{(u, v, w) : -u exp(v / u) <= e w, u < 0}.
+
+Projection (Friberg, "Projection onto the exponential cone: a univariate root-finding problem", 2023): with r = x / y
+the boundary rays of K and of K* that are orthogonal to each other are
+
+    p(r) = (r, 1, exp(r)),    d(r) = (-1, r - 1, exp(-r)),    p'd = 0,
+
+so that v = a p(r) - c d(r), a, c > 0, has to be solved for a, c, r. The first two equations give
+
+    a = ((r - 1) v0 + v1) / D,    c = (v0 - r v1) / D,    D = r^2 - r + 1,
+
+and the third, a exp(r) - c exp(-r) = v2, is a univariate equation whose left side increases where a, c > 0.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexlayers.cones.base import Cone, Spectrum
+from convexlayers.cones.boundary import boundary_spectrum, diagonal_spectrum, select, third_direction
+from convexlayers.cones.root import increasing_root
+
+# exp(+-EXPONENT_RANGE / 2) is at the ends of what float64 holds.
+EXPONENT_RANGE = 1400.0
+
+
+def inside(v: Tensor) -> Tensor:
+    """Whether v is in K, shape (..., 3) to (...)."""
+    x, y, z = v.unbind(-1)
+    positive = y > 0
+    ratio = x / torch.where(positive, y, torch.ones_like(y))
+    return torch.where(positive, y * torch.exp(ratio) <= z, (y == 0) & (x <= 0) & (z >= 0))
+
+
+def inside_polar(v: Tensor) -> Tensor:
+    """Whether -v is in K*, shape (..., 3) to (...)."""
+    u, w, t = (-v).unbind(-1)
+    negative = u < 0
+    ratio = w / torch.where(negative, u, -torch.ones_like(u))
+    return torch.where(negative, -u * torch.exp(ratio - 1) <= t, (u == 0) & (w >= 0) & (t >= 0))
+
+
+def coefficients(v: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+    """The multiples a of p(r) and c of d(r), from the first two equations."""
+    x, y = v[..., 0], v[..., 1]
+    D = r * r - r + 1
+    return ((r - 1) * x + y) / D, (x - r * y) / D
+
+
+@dataclass(frozen=True)
+class BoundaryPair:
+    """v = s - z with s = a p(r) and z = c d(r), for v outside K, -K* and the quadrant x, y <= 0.
+
+    Attributes:
+        r: the ratio x / y of the ray of s, shape (...).
+        a, c: the multiples, shape (...).
+        s: the projection, shape (..., 3).
+    """
+
+    r: Tensor
+    a: Tensor
+    c: Tensor
+    s: Tensor
+
+
+def boundary_pair(v: Tensor) -> BoundaryPair:
+    """Solve for the boundary ray that v projects to."""
+    x, y, z = v.unbind(-1)
+    # a > 0 bounds r from below where x > 0 and from above where x < 0; c > 0 from above where y > 0, below where y < 0.
+    from_a = 1 - y / torch.where(x == 0, torch.ones_like(x), x)
+    from_c = x / torch.where(y == 0, torch.ones_like(y), y)
+    inf = torch.full_like(x, float("inf"))
+    lower = torch.maximum(torch.where(x > 0, from_a, -inf), torch.where(y < 0, from_c, -inf))
+    upper = torch.minimum(torch.where(x < 0, from_a, inf), torch.where(y > 0, from_c, inf))
+    # One end is finite; the root is within the exponents that float64 holds on the other side of it or of zero.
+    lower = torch.where(torch.isinf(lower), upper.clamp(max=0) - EXPONENT_RANGE, lower)
+    upper = torch.where(torch.isinf(upper), lower.clamp(min=0) + EXPONENT_RANGE, upper)
+
+    def third_equation(r: Tensor) -> Tensor:
+        # Divided by exp(|r|): only the sign matters, and nothing overflows.
+        a, c = coefficients(v, r)
+        decay = torch.exp(-r.abs())
+        return torch.where(r < 0, a * decay**2 - c - z * decay, a - c * decay**2 - z * decay)
+
+    r = increasing_root(third_equation, lower, torch.maximum(lower, upper))
+    a, c = (part.clamp(min=0) for part in coefficients(v, r))
+    decay = torch.exp(-r.abs())
+    # Far along the cone a (r >> 0) or c (r << 0) is tiny and the first two equations cancel; the third one does not.
+    height = torch.where(r > 1, (z + c * decay).clamp(min=0), a * torch.exp(r.clamp(max=1)))
+    a = torch.where(r > 1, height * decay, a)
+    c = torch.where(r < -1, (height - z).clamp(min=0) * decay, c)
+    return BoundaryPair(r=r, a=a, c=c, s=torch.stack([a * r, a, height], dim=-1))
+
+
+def rays(r: Tensor) -> tuple[Tensor, Tensor]:
+    """Directions of the boundary rays p(r) of K and d(r) of K*, scaled by exp(-|r|) where they would overflow."""
+    ones, decay = torch.ones_like(r), torch.exp(-r.abs())
+    shrink_p, shrink_d = torch.where(r > 0, decay, ones), torch.where(r < 0, decay, ones)
+    p = torch.stack([r * shrink_p, shrink_p, torch.where(r > 0, ones, decay)], dim=-1)
+    d = torch.stack([-shrink_d, (r - 1) * shrink_d, torch.where(r < 0, ones, decay)], dim=-1)
+    return p, d
+
+
+@dataclass(frozen=True)
+class Exponential(Cone):
+    """K = cl{(x, y, z) : y exp(x / y) <= z, y > 0}."""
+
+    dim: int = 3
+
+    def project(self, v: Tensor) -> Tensor:
+        x, y, z = v.unbind(-1)
+        on_face = torch.stack([x, torch.zeros_like(y), z.clamp(min=0)], dim=-1)
+        result = torch.where(((x <= 0) & (y <= 0)).unsqueeze(-1), on_face, boundary_pair(v).s)
+        result = torch.where(inside_polar(v).unsqueeze(-1), torch.zeros_like(v), result)
+        return torch.where(inside(v).unsqueeze(-1), v, result)
+
+    def spectrum(self, v: Tensor) -> Spectrum:
+        x, y, z = v.unbind(-1)
+        pair = boundary_pair(v)
+        first, second, third = third_direction(*rays(pair.r))
+        # boundary.py with g = z - y exp(x / y): grad g = exp(r) d(r), so k = c exp(-r), and
+        # -w'D2g w = exp(r) (w0 - r w1)^2 / y with y = a: k h = c (w0 - r w1)^2 / a.
+        kh = pair.c * (third[..., 0] - pair.r * third[..., 1]) ** 2
+        kh = torch.where(kh > 0, kh / pair.a, kh)
+        ones, zeros = torch.ones_like(x), torch.zeros_like(x)
+        on_face = diagonal_spectrum(torch.stack([ones, zeros, (z > 0).to(v.dtype)], dim=-1))
+        return select(
+            [
+                (inside(v), diagonal_spectrum(torch.ones_like(v))),
+                (inside_polar(v), diagonal_spectrum(torch.zeros_like(v))),
+                ((x <= 0) & (y <= 0), on_face),
+            ],
+            boundary_spectrum(first, second, third, kh),
+        )

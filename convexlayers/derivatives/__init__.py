@@ -1,0 +1,6 @@
+"""Derivative strategies: frozen values that any engine can use, since they ask only for (x, s, z)."""
+
+from convexlayers.derivatives.base import Cotangents, Derivative, Tangents
+from convexlayers.derivatives.exact import Exact
+
+__all__ = ["Cotangents", "Derivative", "Exact", "Tangents"]

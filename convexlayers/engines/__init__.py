@@ -1,0 +1,9 @@
+"""Engines: one adapter per file behind the contract of `base`, chosen in `select`."""
+
+from convexlayers.engines.base import Engine, Plan
+from convexlayers.engines.clarabel import Clarabel
+from convexlayers.engines.diffcp import DiffCP
+from convexlayers.engines.scs import SCS
+from convexlayers.engines.select import ENGINES, make_engine
+
+__all__ = ["ENGINES", "SCS", "Clarabel", "DiffCP", "Engine", "Plan", "make_engine"]

@@ -1,0 +1,131 @@
+"""The contract between the library and whatever solves: an engine is a frozen value, a plan is what it prepared.
+
+    engine.setup(program) -> plan                     once per structure, symbolic work only
+    plan.solve(theta) -> Solution                     numbers, batched
+    plan.adjoint(theta, solution, cotangents)         cotangents of theta
+    plan.tangent(theta, solution, dtheta)             tangents of the solution
+
+Plans are immutable and may be shared by threads; what a solve remembers for its derivative is in the Solution.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from convexlayers.derivatives import Cotangents, Derivative, Exact, Tangents
+from convexlayers.errors import ArgumentError
+from convexlayers.program import ParametrizedConeProgram
+from convexlayers.solution import DerivativeReport, Solution
+
+
+class Plan(ABC):
+    """An engine's preparation for one parametrized program.
+
+    Attributes:
+        program: what it was prepared for.
+        derivative: the strategy behind `adjoint` and `tangent`.
+    """
+
+    def __init__(self, program: ParametrizedConeProgram, derivative: Derivative) -> None:
+        self.program = program
+        self.derivative = derivative
+
+    @abstractmethod
+    def solve(self, theta: Sequence[Tensor]) -> Solution:
+        """Solve for blocks of theta of shape (B, k_i), or (1, k_i) where shared. Never raises for what data hold."""
+
+    def adjoint(
+        self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Cotangents of the blocks of theta, None where not wanted.
+
+        Elements that were not solved contribute zero, whatever their cotangents hold (NaN included).
+        """
+        indices = solution.solved.nonzero().squeeze(-1)
+        grad = torch.zeros_like(solution.program.data)
+        if len(indices):
+            part, report = self._data_adjoint(solution, indices, cotangents.select(indices))
+            grad = grad.index_copy(0, indices, part)
+            record(solution, indices, report)
+        return self.program.map.adjoint(grad, theta, wanted)
+
+    def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
+        """Tangents of the solution; zero for elements that were not solved. None is a zero block."""
+        program, indices = solution.program, solution.solved.nonzero().squeeze(-1)
+        out = Tangents(*(torch.zeros_like(v) for v in (solution.x, solution.s, solution.z, solution.objective)))
+        if len(indices) == 0:
+            return out
+        ddata = self.program.map.tangent(dtheta, program.batch)[indices]
+        part, report = self._data_tangent(solution, indices, ddata)
+        record(solution, indices, report)
+        return Tangents(
+            dx=out.dx.index_copy(0, indices, part.dx),
+            ds=out.ds.index_copy(0, indices, part.ds),
+            dz=out.dz.index_copy(0, indices, part.dz),
+            objective=out.objective.index_copy(0, indices, part.objective),
+        )
+
+    def _data_adjoint(
+        self, solution: Solution, indices: Tensor, cotangents: Cotangents
+    ) -> tuple[Tensor, DerivativeReport]:
+        """Cotangent of the numbers of the elements at `indices`."""
+        x, s, z = solution.x[indices], solution.s[indices], solution.z[indices]
+        return self.derivative.adjoint(solution.program.select(indices), x, s, z, cotangents)
+
+    def _data_tangent(self, solution: Solution, indices: Tensor, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
+        """Tangent of the solution of the elements at `indices`."""
+        x, s, z = solution.x[indices], solution.s[indices], solution.z[indices]
+        return self.derivative.tangent(solution.program.select(indices), x, s, z, ddata)
+
+
+def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> None:
+    """Write what is known of a derivative to the solution's report, failed elements as NaN and False."""
+    if report.residual is not None:
+        full = torch.full_like(solution.objective, float("nan"))
+        solution.report.residual = full.index_copy(0, indices, report.residual)
+    if report.rank_deficient is not None:
+        solution.report.rank_deficient = torch.zeros_like(solution.solved).index_copy(0, indices, report.rank_deficient)
+
+
+@dataclass(frozen=True)
+class Engine(ABC):
+    """What every engine can be told.
+
+    Args:
+        tolerance: relative accuracy of the solution.
+        max_iterations: iteration limit, None for the solver's own.
+        threads: number of threads for the batch, None for torch's number.
+        derivative: the derivative strategy.
+        options: passed to the solver under its own names, after the settings above.
+    """
+
+    tolerance: float = 1e-8
+    max_iterations: int | None = None
+    threads: int | None = None
+    derivative: Derivative = field(default_factory=Exact)
+    options: dict[str, object] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not 0 < self.tolerance < 1:
+            raise ArgumentError(f"tolerance is {self.tolerance}, expected a number between 0 and 1.")
+        if self.max_iterations is not None and self.max_iterations < 1:
+            raise ArgumentError(f"max_iterations is {self.max_iterations}, expected at least 1.")
+        if self.threads is not None and self.threads < 1:
+            raise ArgumentError(f"threads is {self.threads}, expected at least 1.")
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name it is chosen by."""
+
+    @abstractmethod
+    def setup(self, program: ParametrizedConeProgram) -> Plan:
+        """Prepare for a program.
+
+        Raises:
+            EngineNotInstalledError: the package behind the engine is missing.
+            UnsupportedProblemError: the program has a cone that the engine does not handle.
+        """

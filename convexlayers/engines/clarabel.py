@@ -1,0 +1,110 @@
+"""Clarabel (Goulart and Chen, arXiv 2405.12762): an interior-point method for every cone of the library.
+
+Its conventions are the library's own: s = b - Ax in K, upper triangle of P, svec by columns of the upper triangle,
+exponential cone y exp(x / y) <= z. So this adapter translates only settings and statuses.
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from convexlayers.cones import Cones
+from convexlayers.engines.base import Engine
+from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
+from convexlayers.errors import ArgumentError, EngineNotInstalledError
+from convexlayers.program import ParametrizedConeProgram
+from convexlayers.status import Status
+
+STATUS = {
+    "Solved": Status.SOLVED,
+    "AlmostSolved": Status.INACCURATE,
+    "PrimalInfeasible": Status.PRIMAL_INFEASIBLE,
+    "DualInfeasible": Status.DUAL_INFEASIBLE,
+    # A certificate at loose tolerance proves nothing: the element is neither solved nor known to be infeasible.
+    "AlmostPrimalInfeasible": Status.INACCURATE,
+    "AlmostDualInfeasible": Status.INACCURATE,
+    "MaxIterations": Status.MAX_ITERATIONS,
+    "MaxTime": Status.MAX_ITERATIONS,
+    "InsufficientProgress": Status.INACCURATE,
+}
+
+
+def load() -> Any:
+    """The clarabel module.
+
+    Raises:
+        EngineNotInstalledError: it is missing.
+    """
+    try:
+        import clarabel
+    except ImportError as error:
+        raise EngineNotInstalledError("Engine 'clarabel' needs the package clarabel: pip install clarabel") from error
+    return clarabel
+
+
+def translate_cones(clarabel: Any, cones: Cones) -> list[Any]:
+    """The cones as Clarabel's objects, in row order."""
+    out = []
+    if cones.zero:
+        out.append(clarabel.ZeroConeT(cones.zero))
+    if cones.nonnegative:
+        out.append(clarabel.NonnegativeConeT(cones.nonnegative))
+    out += [clarabel.SecondOrderConeT(dim) for dim in cones.second_order]
+    out += [clarabel.PSDTriangleConeT(order) for order in cones.psd]
+    out += [clarabel.ExponentialConeT() for _ in range(cones.exponential)]
+    out += [clarabel.PowerConeT(alpha) for alpha in cones.power]
+    return out
+
+
+class ClarabelPlan(PerProblemPlan):
+    """Settings and cones, made once."""
+
+    @cached_property
+    def _module(self) -> Any:
+        return load()
+
+    def _settings(self) -> Any:
+        settings = self._module.DefaultSettings()
+        settings.verbose = False
+        # One problem is one thread's work; the batch is what runs in parallel.
+        settings.max_threads = 1
+        for name in ("tol_gap_abs", "tol_gap_rel", "tol_feas"):
+            setattr(settings, name, self.engine.tolerance)
+        if self.engine.max_iterations is not None:
+            settings.max_iter = self.engine.max_iterations
+        for name, value in self.engine.options.items():
+            if not hasattr(settings, name):
+                raise ArgumentError(f"options: Clarabel has no setting {name!r}.")
+            setattr(settings, name, value)
+        return settings
+
+    def solve_one(self, problem: Problem) -> Outcome:
+        """Solve one element with a solver object of its own, so that no element depends on another."""
+        cones = translate_cones(self._module, self.program.structure.cones)
+        solver = self._module.DefaultSolver(problem.P, problem.q, problem.A, problem.b, cones, self._settings())
+        result = solver.solve()
+        status = STATUS.get(str(result.status), Status.NUMERICAL_ERROR)
+        if status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):
+            return failure(self.program.structure, status, result.iterations)
+        x, s, z = (np.asarray(part, dtype=np.float64) for part in (result.x, result.s, result.z))
+        return Outcome(x, s, z, status, result.iterations)
+
+    def __getstate__(self) -> dict[str, object]:
+        # The module is loaded again where the plan is unpickled.
+        return {name: value for name, value in self.__dict__.items() if name != "_module"}
+
+
+@dataclass(frozen=True)
+class Clarabel(Engine):
+    """Solve with Clarabel, one problem at a time; `options` are fields of its DefaultSettings."""
+
+    @property
+    def name(self) -> str:
+        return "clarabel"
+
+    def setup(self, program: ParametrizedConeProgram) -> ClarabelPlan:
+        plan = ClarabelPlan(program, self, thread_count(self))
+        plan._settings()
+        return plan

@@ -1,0 +1,215 @@
+"""diffcp (Agrawal et al., "Differentiating through a cone program", 2019): solution and derivative both by diffcp.
+
+A second opinion on derivatives. diffcp differentiates linear objectives only, so a quadratic one becomes, with P = F'F,
+
+    minimize q'x + t    subject to    |F x|^2 <= 2 t,    that is    |(t - 1/2, F x)| <= t + 1/2,
+
+one second-order cone more. Its multipliers belong to t alone: x, s, z of the other rows are those of the original
+problem, and so are their cotangents. What remains is the derivative in P. P enters the optimality
+conditions only through P x, so dP acts as dq = dP x does:
+
+    grad_P = 1/2 (grad_q x' + x grad_q').
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from convexlayers.derivatives import Cotangents, Tangents
+from convexlayers.derivatives.exact import contract
+from convexlayers.engines.base import Engine
+from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
+from convexlayers.engines.scs import DEFAULT_ITERATIONS, cone_dict, row_order
+from convexlayers.errors import EngineNotInstalledError, UnsupportedProblemError
+from convexlayers.program import ConeProgram, ParametrizedConeProgram
+from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.status import Status
+
+# Eigenvalues of P below this share of the largest are zero.
+SMALL_EIGENVALUE = 1e-14
+
+
+def load() -> Any:
+    """The diffcp module.
+
+    Raises:
+        EngineNotInstalledError: it is missing.
+    """
+    try:
+        import diffcp
+    except ImportError as error:
+        raise EngineNotInstalledError("Engine 'diffcp' needs the package diffcp: pip install diffcp") from error
+    return diffcp
+
+
+@dataclass(frozen=True)
+class Maps:
+    """diffcp's linear maps at one solution, in its own order of rows and with the epigraph's column and cone.
+
+    Attributes:
+        D: (dA, db, dc) -> (dx, dy, ds).
+        DT: (dx, dy, ds) -> (dA, db, dc).
+        order: for each of diffcp's rows the library's row, -1 for rows of the epigraph.
+        columns: number of diffcp's columns, n or n + 1.
+    """
+
+    D: Callable[..., tuple[np.ndarray, np.ndarray, np.ndarray]]
+    DT: Callable[..., tuple[Any, np.ndarray, np.ndarray]]
+    order: np.ndarray
+    columns: int
+
+
+def factor_quadratic(P: sp.csc_array) -> np.ndarray:
+    """F with P = F'F from the upper triangle of P, one row per positive eigenvalue, (r, n)."""
+    upper = P.toarray()
+    values, vectors = np.linalg.eigh(upper + np.triu(upper, 1).T)
+    kept = values > SMALL_EIGENVALUE * max(values.max(initial=0.0), 0.0)
+    return np.sqrt(values[kept])[:, None] * vectors[:, kept].T
+
+
+class DiffCPPlan(PerProblemPlan):
+    """Solve with diffcp and keep its derivative maps in the solution."""
+
+    def solve_one(self, problem: Problem) -> Outcome:
+        """Solve one element; what diffcp raises becomes a status."""
+        diffcp = load()
+        A, b, c, cones, order = self._translate(problem)
+        options = {"mode": "dense", "solve_method": "SCS"} | dict(self.engine.options)
+        if options["solve_method"] == "SCS":
+            options |= {"eps": self.engine.tolerance, "max_iters": self.engine.max_iterations or DEFAULT_ITERATIONS}
+        try:
+            x, y, s, D, DT = diffcp.solve_and_derivative(A, b, c, cones, **options)
+        except diffcp.SolverError as error:
+            return failure(self.program.structure, _status(str(error)))
+        own = order >= 0
+        z_own, s_own = np.empty(own.sum()), np.empty(own.sum())
+        z_own[order[own]], s_own[order[own]] = y[own], s[own]
+        n = self.program.structure.n
+        # diffcp does not say how many iterations it took.
+        return Outcome(x[:n], s_own, z_own, Status.SOLVED, 0, Maps(D, DT, order, len(c)))
+
+    def _translate(self, problem: Problem) -> tuple[sp.csc_matrix, np.ndarray, np.ndarray, dict[str, Any], np.ndarray]:
+        """Data and cones as diffcp wants them, with the quadratic objective as one more second-order cone."""
+        cones = self.program.structure.cones
+        order, keys = row_order(cones), cone_dict(cones)
+        A, b, c = problem.A[order], problem.b[order], problem.q
+        F = factor_quadratic(problem.P)
+        if len(F):
+            n, r = len(c), len(F)
+            # Rows of s = b - A (x, t): t + 1/2, t - 1/2, F x.
+            column = np.concatenate([[-1.0, -1.0], np.zeros(r)])[:, None]
+            cone = np.hstack([np.vstack([np.zeros((2, n)), -F]), column])
+            at = cones.zero + cones.nonnegative
+            A = sp.vstack([_widen(A[:at]), sp.csr_array(cone), _widen(A[at:])])
+            b = np.concatenate([b[:at], [0.5, -0.5], np.zeros(r), b[at:]])
+            c = np.append(c, 1.0)
+            keys["q"] = [r + 2, *keys["q"]]
+            order = np.concatenate([order[:at], np.full(r + 2, -1), order[at:]])
+        kept = {key: value for key, value in keys.items() if value}
+        return sp.csc_matrix(A), b, c, kept, order
+
+    def _data_adjoint(
+        self, solution: Solution, indices: Tensor, cotangents: Cotangents
+    ) -> tuple[Tensor, DerivativeReport]:
+        """Cotangents of the numbers by diffcp's DT; diffcp reports no residual."""
+        states, program = _states(solution), solution.program.select(indices)
+        grads = []
+        for row, index in enumerate(indices.tolist()):
+            grads.append(self._adjoint_one(states[index], solution, index, cotangents, row))
+        grad = torch.as_tensor(np.stack(grads), device=solution.x.device)
+        if cotangents.objective is not None:
+            grad = grad + _envelope(program, solution.x[indices], solution.z[indices], cotangents.objective)
+        return grad, DerivativeReport()
+
+    def _adjoint_one(self, maps: Maps, solution: Solution, index: int, cotangents: Cotangents, row: int) -> np.ndarray:
+        structure = self.program.structure
+        own = maps.order >= 0
+        dx, dy, ds = np.zeros(maps.columns), np.zeros(len(own)), np.zeros(len(own))
+        dx[: structure.n] = cotangents.x[row].cpu().numpy()
+        dy[own] = cotangents.z[row].cpu().numpy()[maps.order[own]]
+        ds[own] = cotangents.s[row].cpu().numpy()[maps.order[own]]
+        # diffcp treats cotangents below 1e-8 as zero; the map is linear, so it is given one of size 1.
+        size = max(np.abs(dx).max(initial=0), np.abs(dy).max(initial=0), np.abs(ds).max(initial=0))
+        if size == 0:
+            return np.zeros(structure.size)
+        dA, db, dc = maps.DT(dx / size, dy / size, ds / size)
+        grad_A, grad_b = np.zeros((structure.m, structure.n)), np.zeros(structure.m)
+        grad_A[maps.order[own]] = dA.toarray()[own][:, : structure.n]
+        grad_b[maps.order[own]] = db[own]
+        grad_q, x = dc[: structure.n], solution.x[index].cpu().numpy()
+        i, j = structure.P_rows, structure.P_cols
+        grad_P = np.where(i == j, 0.5, 1.0) * (grad_q[i] * x[j] + x[i] * grad_q[j])
+        return size * np.concatenate([grad_P, grad_q, grad_A[structure.A_rows, structure.A_cols], grad_b, [0.0]])
+
+    def _data_tangent(self, solution: Solution, indices: Tensor, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
+        """Tangents of the solution by diffcp's D."""
+        states, d = _states(solution), ConeProgram(self.program.structure, ddata)
+        x, z = solution.x[indices], solution.z[indices]
+        dq, dA, db = d.q + d.P_times(x), d.dense_A().cpu().numpy(), d.b.cpu().numpy()
+        rows = [
+            self._tangent_one(states[index], dq[row].cpu().numpy(), dA[row], db[row])
+            for row, index in enumerate(indices.tolist())
+        ]
+        dx, ds, dz = (torch.as_tensor(np.stack(part), device=x.device) for part in zip(*rows, strict=True))
+        objective = (x * (0.5 * d.P_times(x) + d.q)).sum(-1) + (z * (d.A_times(x) - d.b)).sum(-1) + d.offset
+        return Tangents(dx, ds, dz, objective), DerivativeReport()
+
+    def _tangent_one(
+        self, maps: Maps, dq: np.ndarray, dA: np.ndarray, db: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        n, own = self.program.structure.n, maps.order >= 0
+        full_A, full_b, full_q = np.zeros((len(own), maps.columns)), np.zeros(len(own)), np.zeros(maps.columns)
+        full_A[own, :n], full_b[own], full_q[:n] = dA[maps.order[own]], db[maps.order[own]], dq
+        size = max(np.abs(full_A).max(initial=0), np.abs(full_b).max(initial=0), np.abs(full_q).max(initial=0))
+        scale = size if size > 0 else 1.0
+        dx, dy, ds = maps.D(sp.csc_matrix(full_A / scale), full_b / scale, full_q / scale)
+        ds_own, dz_own = np.empty(own.sum()), np.empty(own.sum())
+        ds_own[maps.order[own]], dz_own[maps.order[own]] = ds[own], dy[own]
+        return scale * dx[:n], scale * ds_own, scale * dz_own
+
+
+def _states(solution: Solution) -> tuple[Maps, ...]:
+    assert isinstance(solution.engine_state, tuple)
+    return solution.engine_state
+
+
+def _envelope(program: ConeProgram, x: Tensor, z: Tensor, grad_objective: Tensor) -> Tensor:
+    """Cotangent of the numbers through the optimal value (see derivatives/exact.py)."""
+    return contract(program, x, z, torch.zeros_like(x), torch.zeros_like(z), grad_objective)
+
+
+def _status(message: str) -> Status:
+    text = message.lower()
+    if "infeasible" in text:
+        return Status.PRIMAL_INFEASIBLE if "inaccurate" not in text else Status.INACCURATE
+    if "unbounded" in text:
+        return Status.DUAL_INFEASIBLE if "inaccurate" not in text else Status.INACCURATE
+    return Status.NUMERICAL_ERROR
+
+
+def _widen(A: Any) -> sp.csr_array:
+    """One more column, of zeros."""
+    return sp.csr_array(sp.hstack([A, sp.csc_array((A.shape[0], 1))]))
+
+
+@dataclass(frozen=True)
+class DiffCP(Engine):
+    """Solve and differentiate with diffcp; `options` are keyword arguments of its solve_and_derivative.
+
+    `derivative` is not used: diffcp's own is the point of this engine.
+    """
+
+    @property
+    def name(self) -> str:
+        return "diffcp"
+
+    def setup(self, program: ParametrizedConeProgram) -> DiffCPPlan:
+        load()
+        if program.structure.cones.power:
+            raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'clarabel' or 'scs'.")
+        return DiffCPPlan(program, self, thread_count(self))

@@ -1,0 +1,128 @@
+"""What the engines have in common that solve one problem at a time: unpacking, threads, packing, status."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from torch import Tensor
+
+from convexlayers.engines.base import Engine, Plan
+from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
+from convexlayers.solution import Solution, judge
+from convexlayers.status import Status
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One element in the library's own form, as scipy matrices.
+
+    Attributes:
+        P: upper triangle, (n, n).
+        q: (n,).
+        A: (m, n).
+        b: (m,).
+    """
+
+    P: sp.csc_array
+    q: np.ndarray
+    A: sp.csc_array
+    b: np.ndarray
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a solver said of one element, in the library's own order of rows.
+
+    Attributes:
+        x: (n,). s, z: (m,).
+        status: the solver's claim.
+        iterations: count.
+        state: kept for the engine's own derivative.
+    """
+
+    x: np.ndarray
+    s: np.ndarray
+    z: np.ndarray
+    status: Status
+    iterations: int
+    state: object = None
+
+
+def failure(structure: Structure, status: Status, iterations: int = 0) -> Outcome:
+    """An outcome without a point."""
+    rows = np.full(structure.m, np.nan)
+    return Outcome(np.full(structure.n, np.nan), rows, rows, status, iterations)
+
+
+class PerProblemPlan(Plan):
+    """A plan that hands elements to a solver one by one, over a pool of threads where the solver releases the GIL."""
+
+    def __init__(self, program: ParametrizedConeProgram, engine: Engine, threads: int) -> None:
+        super().__init__(program, engine.derivative)
+        self.engine = engine
+        self.threads = threads
+
+    @abstractmethod
+    def solve_one(self, problem: Problem) -> Outcome:
+        """Solve one element. Called from several threads at once."""
+
+    def solve(self, theta: Sequence[Tensor]) -> Solution:
+        """Solve every element whose numbers are finite; the others get INVALID_DATA."""
+        program = self.program.evaluate(theta)
+        numbers = program.data.detach().cpu().numpy()
+        finite = np.isfinite(numbers).all(axis=1)
+        outcomes: list[Outcome] = [failure(self.program.structure, Status.INVALID_DATA)] * program.batch
+        indices = np.nonzero(finite)[0].tolist()
+        for index, outcome in zip(indices, self._run([numbers[i] for i in indices]), strict=True):
+            outcomes[index] = outcome
+        return self._collect(program, outcomes)
+
+    def _run(self, rows: list[np.ndarray]) -> list[Outcome]:
+        workers = min(self.threads, len(rows))
+        if workers <= 1:
+            return [self.solve_one(self._problem(row)) for row in rows]
+        with ThreadPoolExecutor(workers) as pool:
+            return list(pool.map(lambda row: self.solve_one(self._problem(row)), rows))
+
+    def _problem(self, row: np.ndarray) -> Problem:
+        structure = self.program.structure
+        P_indptr, A_indptr = structure.indptr
+        values = {name: row[where] for name, where in structure.slices.items()}
+        shape_P, shape_A = (structure.n, structure.n), (structure.m, structure.n)
+        return Problem(
+            P=sp.csc_array((values["P"], structure.P_rows.astype(np.int32), P_indptr), shape=shape_P),
+            q=values["q"],
+            A=sp.csc_array((values["A"], structure.A_rows.astype(np.int32), A_indptr), shape=shape_A),
+            b=values["b"],
+        )
+
+    def _collect(self, program: ConeProgram, outcomes: list[Outcome]) -> Solution:
+        structure, device = self.program.structure, program.data.device
+
+        def stack(name: str, width: int) -> Tensor:
+            values = [getattr(outcome, name) for outcome in outcomes]
+            array = np.stack(values) if values else np.zeros((0, width))
+            return torch.as_tensor(array, dtype=torch.float64, device=device)
+
+        def integers(values: list[int]) -> Tensor:
+            return torch.tensor(values, dtype=torch.int64, device=device)
+
+        return judge(
+            program=ConeProgram(structure, program.data.detach()),
+            x=stack("x", structure.n),
+            s=stack("s", structure.m),
+            z=stack("z", structure.m),
+            claimed=integers([int(outcome.status) for outcome in outcomes]),
+            iterations=integers([outcome.iterations for outcome in outcomes]),
+            tolerance=self.engine.tolerance,
+            engine_state=tuple(outcome.state for outcome in outcomes),
+        )
+
+
+def thread_count(engine: Engine) -> int:
+    """The engine's `threads`, or torch's number."""
+    return engine.threads if engine.threads is not None else torch.get_num_threads()

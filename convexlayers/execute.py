@@ -1,0 +1,123 @@
+"""One call: values in, solved batch out, failure policy applied. What layers and standalone functions share."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from convexlayers.autograd import differentiable_solve
+from convexlayers.batching import Batch, Value, make_theta, to_batch
+from convexlayers.engines.base import Plan
+from convexlayers.errors import ArgumentError
+from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.status import Status, describe, raise_for_status
+from convexlayers.validation import validate
+
+POLICIES = ("raise", "nan")
+
+
+@dataclass(frozen=True)
+class BatchSolution:
+    """What every front door returns, one entry per element, in the user's batch shape, dtype and device.
+
+    Attributes:
+        objective: optimal value as the user wrote it, differentiable (envelope theorem), (*batch).
+        status: `Status` codes, int64 (*batch).
+        iterations: of the solver, int64 (*batch).
+        primal_residual, dual_residual, gap: measured, relative, float64 (*batch); see `Residuals`.
+        cone_solution: the flat solution of the cone program behind it, detached.
+    """
+
+    objective: Tensor
+    status: Tensor
+    iterations: Tensor
+    primal_residual: Tensor
+    dual_residual: Tensor
+    gap: Tensor
+    cone_solution: Solution
+
+    @property
+    def solved(self) -> Tensor:
+        """Boolean mask (*batch)."""
+        return self.status == int(Status.SOLVED)
+
+    @property
+    def derivative_report(self) -> DerivativeReport:
+        """Residual and rank deficiency of the last derivative, one entry per element; empty before backward."""
+        return self.cone_solution.report
+
+    def raise_for_status(self) -> None:
+        """Raise `SolverError` unless every element is solved."""
+        raise_for_status(self.status)
+
+    def describe(self) -> str:
+        """The statuses in sentences."""
+        return describe(self.status)
+
+
+@dataclass(frozen=True)
+class Execution:
+    """A solved call before the front door has given it names.
+
+    Attributes:
+        batch: how to give results back.
+        x, s, z: (B, n), (B, m), (B, m), differentiable, NaN in failed elements.
+        objective: of the cone program, (B,), differentiable.
+        solution: the Solution, detached.
+    """
+
+    batch: Batch
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    objective: Tensor
+    solution: Solution
+
+    def common(self, objective: Tensor) -> dict[str, object]:
+        """The fields of `BatchSolution`."""
+        solution, restore = self.solution, self.batch.restore
+        exact = Batch(self.batch.shape, solution.objective.dtype, self.batch.device)
+        return {
+            "objective": restore(objective),
+            "status": restore(solution.status),
+            "iterations": restore(solution.iterations),
+            "primal_residual": exact.restore(solution.residuals.primal),
+            "dual_residual": exact.restore(solution.residuals.dual),
+            "gap": exact.restore(solution.residuals.gap),
+            "cone_solution": solution,
+        }
+
+
+def check_policy(on_failure: str) -> str:
+    """The policy, if it is one.
+
+    Raises:
+        ArgumentError: it is not.
+    """
+    if on_failure not in POLICIES:
+        raise ArgumentError(f"on_failure is {on_failure!r}, expected one of {', '.join(map(repr, POLICIES))}.")
+    return on_failure
+
+
+def execute(plan: Plan, values: Sequence[Value], *, on_failure: str, check_values: bool) -> Execution:
+    """Convert, check, solve, and apply the failure policy.
+
+    Args:
+        plan: from `engine.setup`.
+        values: one per parameter of plan.program, (*batch, *shape).
+        on_failure: "raise" or "nan".
+        check_values: whether to check the parameters' attributes.
+
+    Raises:
+        ArgumentError: bad values.
+        SolverError: on_failure is "raise" and an element was not solved.
+    """
+    program = plan.program
+    rows, batch = to_batch(program.parameters, values)
+    if check_values:
+        validate(program.parameters, rows, batch.dtype)
+    theta = make_theta(program.blocks, rows)
+    x, s, z, objective, solution = differentiable_solve(plan, theta)
+    if on_failure == "raise":
+        raise_for_status(batch.restore(solution.status))
+    return Execution(batch, x, s, z, objective, solution)

@@ -1,0 +1,342 @@
+"""Standalone, differentiable, batched solvers of QPs, LPs, SOCPs and cone programs. cvxpy is not needed.
+
+Every matrix and vector may be a tensor or an array, with any leading batch dimensions; they broadcast, and a block that
+the batch shares gets the sum of the elements' gradients. Results are in the inputs' dtype, on their device.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from convexlayers.assembly import Assembly
+from convexlayers.autograd import differentiable_solve
+from convexlayers.batching import Value, as_tensor, make_theta, to_batch
+from convexlayers.cones import Cones
+from convexlayers.derivatives import Derivative, Exact
+from convexlayers.engines import Engine, make_engine
+from convexlayers.engines.given import Given
+from convexlayers.errors import ArgumentError, wrong_shape
+from convexlayers.execute import BatchSolution, Execution, check_policy, execute
+from convexlayers.program import ParametrizedConeProgram
+
+SecondOrderBlock = tuple[Value, Value, Value, Value]
+
+
+@dataclass(frozen=True)
+class ProgramSolution(BatchSolution):
+    """What the standalone functions return, besides the fields of `BatchSolution`.
+
+    Attributes:
+        x: primal solution, (*batch, n), differentiable.
+        s: slack b - A x of the cone program, (*batch, m), differentiable.
+        z: dual solution of the cone program, (*batch, m), differentiable.
+        duals: parts of z under the names of the blocks of constraints: "A" (equalities), "G" (inequalities), "lb",
+            "ub" (bounds), "second_order" (a tuple, one per cone); those of inequalities are nonnegative, and equalities
+            enter the Lagrangian as +y'(Ax - b).
+    """
+
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    duals: Mapping[str, Any]
+
+
+def solve_qp(
+    P: Value | None,
+    q: Value,
+    G: Value | None = None,
+    h: Value | None = None,
+    A: Value | None = None,
+    b: Value | None = None,
+    lb: Value | None = None,
+    ub: Value | None = None,
+    *,
+    solver: str | Engine = "auto",
+    on_failure: str = "raise",
+    tolerance: float = 1e-8,
+    max_iterations: int | None = None,
+    validate: bool = True,
+    derivative: Derivative | None = None,
+) -> ProgramSolution:
+    """Solve 1/2 x'Px + q'x subject to Gx <= h, Ax = b, lb <= x <= ub (qpsolvers' order of arguments).
+
+    Args:
+        P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
+        q: (*batch, n).
+        G, h: (*batch, g, n) and (*batch, g), or both None. Entries of h may be +inf.
+        A, b: (*batch, e, n) and (*batch, e), or both None.
+        lb, ub: (*batch, n) or a number, or None. Entries may be -inf and +inf.
+        solver: "auto", the name of an engine, or an engine object.
+        on_failure: "raise" or "nan", see `ConvexLayer`.
+        tolerance, max_iterations: of the solver.
+        validate: check that P is symmetric positive semidefinite.
+        derivative: a derivative strategy, by default `Exact()`.
+
+    Returns:
+        the solution, with duals under "G", "A", "lb", "ub".
+
+    Raises:
+        ArgumentError: a shape or value is wrong, or one of a pair is missing.
+        SolverError: on_failure is "raise" and an element was not solved.
+
+    Example:
+        >>> import torch, convexlayers as cl
+        >>> solution = cl.solve_qp(torch.eye(2), torch.tensor([-1.0, 2.0]), lb=0.0)
+        >>> [round(value, 6) for value in solution.x.tolist()]
+        [1.0, 0.0]
+    """
+    return solve_socp(
+        P, q, (), G, h, A, b, lb, ub,
+        solver=solver, on_failure=on_failure, tolerance=tolerance, max_iterations=max_iterations, validate=validate,
+        derivative=derivative,
+    )  # fmt: skip
+
+
+def solve_lp(
+    q: Value,
+    G: Value | None = None,
+    h: Value | None = None,
+    A: Value | None = None,
+    b: Value | None = None,
+    lb: Value | None = None,
+    ub: Value | None = None,
+    **options: Any,
+) -> ProgramSolution:
+    """Solve q'x subject to Gx <= h, Ax = b, lb <= x <= ub. Arguments and options as in `solve_qp`.
+
+    The solution of an LP is piecewise constant in q: its exact derivative in q is zero wherever it exists.
+    """
+    return solve_socp(None, q, (), G, h, A, b, lb, ub, **options)
+
+
+def solve_socp(
+    P: Value | None,
+    q: Value,
+    second_order: Sequence[SecondOrderBlock] = (),
+    G: Value | None = None,
+    h: Value | None = None,
+    A: Value | None = None,
+    b: Value | None = None,
+    lb: Value | None = None,
+    ub: Value | None = None,
+    *,
+    solver: str | Engine = "auto",
+    on_failure: str = "raise",
+    tolerance: float = 1e-8,
+    max_iterations: int | None = None,
+    validate: bool = True,
+    derivative: Derivative | None = None,
+) -> ProgramSolution:
+    """Solve 1/2 x'Px + q'x subject to |M_i x + v_i| <= c_i'x + d_i, Gx <= h, Ax = b, lb <= x <= ub.
+
+    Args:
+        P, q, G, h, A, b, lb, ub and the options: as in `solve_qp`.
+        second_order: one tuple (M_i, v_i, c_i, d_i) per cone, of shapes (*batch, k_i, n), (*batch, k_i), (*batch, n),
+            (*batch).
+
+    Returns:
+        the solution; duals["second_order"][i] is (t, u), (*batch, 1 + k_i), with |u| <= t.
+
+    Raises:
+        ArgumentError, SolverError: as in `solve_qp`.
+    """
+    engine = make_engine(solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations)
+    for left, right, names in ((G, h, ("G", "h")), (A, b, ("A", "b"))):
+        if (left is None) != (right is None):
+            raise ArgumentError(f"{names[0]} and {names[1]} belong together: give both or neither.")
+    n = _width("q", q)
+    inequalities = 0 if h is None else _width("h", h)
+    equalities = 0 if b is None else _width("b", b)
+    sizes = tuple(_width(f"second_order[{i}][1]", cone[1]) for i, cone in enumerate(second_order))
+    bounded = (lb is not None, ub is not None)
+    program = _socp_program(n, P is not None, equalities, inequalities, bounded, sizes)
+    values: list[Value] = [] if P is None else [P]
+    values.append(q)
+    if A is not None and b is not None:
+        values += [A, b]
+    if G is not None and h is not None:
+        values += _without_infinite_rows(as_tensor("G", G), as_tensor("h", h))
+    values += [] if lb is None else _bound("lb", lb, n, -1.0)
+    values += [] if ub is None else _bound("ub", ub, n, 1.0)
+    values += [value for cone in second_order for value in cone]
+    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    names = [("A", equalities), ("G", inequalities), ("lb", n * bounded[0]), ("ub", n * bounded[1])]
+    return _solution(run, names, [1 + size for size in sizes])
+
+
+def solve_cone_program(
+    P: Value | None,
+    q: Value,
+    A: Value,
+    b: Value,
+    cones: Cones | Mapping[str, Any],
+    *,
+    solver: str | Engine = "auto",
+    on_failure: str = "raise",
+    tolerance: float = 1e-8,
+    max_iterations: int | None = None,
+    validate: bool = True,
+    derivative: Derivative | None = None,
+) -> ProgramSolution:
+    """Solve 1/2 x'Px + q'x subject to Ax + s = b, s in K.
+
+    Args:
+        P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
+        q: (*batch, n). A: (*batch, m, n). b: (*batch, m).
+        cones: sizes of the cones, in the order of the rows of A; a mapping with the same keys will do.
+        The options: as in `solve_qp`.
+
+    Returns:
+        the solution (x, s, z).
+
+    Raises:
+        ArgumentError, SolverError: as in `solve_qp`.
+    """
+    engine = make_engine(solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations)
+    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
+    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    return _solution(run, [], [])
+
+
+def differentiable_solution(
+    P: Value | None,
+    q: Value,
+    A: Value,
+    b: Value,
+    cones: Cones | Mapping[str, Any],
+    *,
+    x: Value,
+    s: Value,
+    z: Value,
+    on_failure: str = "raise",
+    tolerance: float = 1e-6,
+    derivative: Derivative | None = None,
+) -> ProgramSolution:
+    """Attach the derivative to a solution of the cone program that was found elsewhere.
+
+    Args:
+        P, q, A, b, cones: as in `solve_cone_program`.
+        x, s, z: the solution, (*batch, n), (*batch, m), (*batch, m); gradients do not flow into them.
+        on_failure: what to do with elements that are not a solution to within `tolerance`.
+        tolerance: relative, on the measured residuals.
+        derivative: a derivative strategy, by default `Exact()`.
+
+    Returns:
+        the same x, s, z, now functions of P, q, A, b.
+    """
+    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
+    rows, batch = to_batch(program.parameters, values)
+    sizes = {"x": program.structure.n, "s": program.structure.m, "z": program.structure.m}
+    flat = []
+    for (name, size), value in zip(sizes.items(), (x, s, z), strict=True):
+        tensor = as_tensor(name, value).detach().to(device=batch.device, dtype=torch.float64)
+        if tensor.shape[-1:] != (size,):
+            raise wrong_shape(name, tensor.shape, f"(*batch, {size})")
+        flat.append(tensor.expand(*batch.shape, size).reshape(batch.size, size))
+    engine = Given(*flat, tolerance=tolerance, derivative=derivative if derivative is not None else Exact())
+    solved = differentiable_solve(engine.setup(program), make_theta(program.blocks, rows))
+    run = Execution(batch, *solved)
+    solution = _solution(run, [], [])
+    if check_policy(on_failure) == "raise":
+        solution.raise_for_status()
+    return solution
+
+
+def _width(name: str, value: Value) -> int:
+    """Length of the last dimension of a vector."""
+    shape = as_tensor(name, value).shape
+    if len(shape) == 0:
+        raise wrong_shape(name, shape, "(*batch, length)")
+    return int(shape[-1])
+
+
+@lru_cache(maxsize=128)
+def _socp_program(
+    n: int, has_P: bool, equalities: int, inequalities: int, bounded: tuple[bool, bool], sizes: tuple[int, ...]
+) -> ParametrizedConeProgram:
+    """The program of `solve_socp`: rows Ax = b, Gx <= h, -x <= -lb, x <= ub, then the cones."""
+    assembly = Assembly(n)
+    if has_P:
+        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
+    assembly.linear(assembly.parameter("q", (n,)))
+    row = 0
+    for matrix, vector, height in (("A", "b", equalities), ("G", "h", inequalities)):
+        if height:
+            assembly.matrix(assembly.parameter(matrix, (height, n)), row, height)
+            assembly.right_side(assembly.parameter(vector, (height,)), row, height)
+            row += height
+    for name, present, sign in (("lb", bounded[0], -1.0), ("ub", bounded[1], 1.0)):
+        if present:
+            assembly.diagonal(assembly.parameter(f"finite entries of {name}", (n,)), row, sign)
+            assembly.right_side(assembly.parameter(name, (n,)), row, n, sign)
+            row += n
+    inequality_rows = row - equalities
+    for i, size in enumerate(sizes):
+        blocks = [((size, n), "0"), ((size,), "1"), ((n,), "2"), ((), "3")]
+        M, v, c, d = (assembly.parameter(f"second_order[{i}][{k}]", shape) for shape, k in blocks)
+        # s = (c'x + d, M x + v) = b - A x.
+        assembly.matrix(c, row, 1, sign=-1.0)
+        assembly.right_side(d, row, 1)
+        assembly.matrix(M, row + 1, size, sign=-1.0)
+        assembly.right_side(v, row + 1, size)
+        row += 1 + size
+    cones = Cones(zero=equalities, nonnegative=inequality_rows, second_order=tuple(1 + size for size in sizes))
+    return assembly.finish(cones, "second-order cone program" if sizes else "quadratic program")
+
+
+@lru_cache(maxsize=128)
+def _cone_structure(n: int, has_P: bool, cones: Cones) -> ParametrizedConeProgram:
+    assembly = Assembly(n)
+    if has_P:
+        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
+    assembly.linear(assembly.parameter("q", (n,)))
+    if cones.rows:
+        assembly.matrix(assembly.parameter("A", (cones.rows, n)), 0, cones.rows)
+        assembly.right_side(assembly.parameter("b", (cones.rows,)), 0, cones.rows)
+    return assembly.finish(cones, "cone program")
+
+
+def _cone_program(
+    P: Value | None, q: Value, A: Value, b: Value, cones: Cones
+) -> tuple[ParametrizedConeProgram, list[Value]]:
+    program = _cone_structure(_width("q", q), P is not None, cones)
+    values: list[Value] = [] if P is None else [P]
+    values += [q, A, b] if cones.rows else [q]
+    return program, values
+
+
+def _without_infinite_rows(G: Tensor, h: Tensor) -> list[Tensor]:
+    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers."""
+    infinite = torch.isposinf(h)
+    if not bool(infinite.any()):
+        return [G, h]
+    return [torch.where(infinite.unsqueeze(-1), 0.0, G), torch.where(infinite, 1.0, h)]
+
+
+def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
+    """Which entries are finite, and the bound with harmless numbers in the others: 0 x <= 1."""
+    bound = as_tensor(name, value)
+    if bound.ndim == 0:
+        bound = bound.expand(n)
+    infinite = sign * bound == float("inf")
+    return [(~infinite).to(bound.dtype), torch.where(infinite, sign, bound)]
+
+
+def _solution(run: Execution, names: Sequence[tuple[str, int]], cone_sizes: Sequence[int]) -> ProgramSolution:
+    """Names for the parts of z."""
+    restore = run.batch.restore
+    z = restore(run.z)
+    duals: dict[str, Any] = {}
+    row = 0
+    for name, height in names:
+        if height:
+            duals[name] = z[..., row : row + height]
+        row += height
+    if cone_sizes:
+        duals["second_order"] = tuple(z[..., row:].split(list(cone_sizes), dim=-1))
+    common = run.common(run.objective)
+    return ProgramSolution(x=restore(run.x), s=restore(run.s), z=z, duals=duals, **common)  # type: ignore[arg-type]

@@ -1,0 +1,197 @@
+"""ConvexLayer: a parametrized convex problem as a torch module."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from convexlayers.batching import Value
+from convexlayers.derivatives import Derivative
+from convexlayers.engines import Engine, make_engine
+from convexlayers.errors import MissingArgumentError, count_of
+from convexlayers.execute import BatchSolution, check_policy, execute
+from convexlayers.program import ParametrizedConeProgram
+
+if TYPE_CHECKING:
+    import cvxpy as cp
+
+
+@dataclass(frozen=True)
+class LayerSolution(BatchSolution):
+    """What `ConvexLayer.solve` returns, besides the fields of `BatchSolution`.
+
+    Attributes:
+        values: what the layer returns, in the order of its `variables`, each (*batch, *shape), differentiable.
+        variables: those of them that are primal variables.
+        duals: those of them that are dual variables.
+    """
+
+    values: tuple[Tensor, ...]
+    variables: tuple[Tensor, ...]
+    duals: tuple[Tensor, ...]
+
+
+class ConvexLayer(torch.nn.Module):
+    """A layer whose outputs solve a convex optimization problem whose parameters are its inputs.
+
+    The problem is canonicalized once, here; calls solve it for a batch of parameter values and are differentiable in
+    them, by implicit differentiation of the optimality conditions.
+
+    Args:
+        problem: a DPP cvxpy.Problem (or DGP with gp=True). It is read and never written.
+        parameters: all its parameters, in the order of the call's arguments.
+        variables: what to return: variables of the problem or `constraint.dual_variables[k]`.
+        solver: "auto", "clarabel", "scs", "diffcp", or an engine object.
+        derivative: a derivative strategy, by default `Exact()`.
+        on_failure: "raise" (SolverError if any element is not solved) or "nan" (NaN in the outputs of such elements,
+            zero in their gradients, the others as if they were alone).
+        gp: whether the problem is a geometric program.
+        tolerance: relative accuracy of solutions.
+        max_iterations: limit of the solver's iterations, None for its own.
+        validate: check values against the parameters' attributes (sign, symmetry, definiteness, bounds).
+        threads: for the batch, None for torch's number.
+
+    Shape:
+        Inputs (*batch, *parameter.shape), batch dimensions broadcast; outputs (*batch, *variable.shape), in the inputs'
+        dtype and on their device. An input shared by the batch gets the sum of its elements' gradients.
+
+    Raises:
+        ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError: see `compile_problem`.
+
+    Example:
+        >>> import cvxpy as cp, torch, convexlayers as cl
+        >>> x, t = cp.Variable(2), cp.Parameter(2, name="t")
+        >>> layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == 1]), [t], [x])
+        >>> (x_star,) = layer(t=torch.tensor([[1.0, 1.0], [2.0, 0.0]]))
+        >>> x_star.shape
+        torch.Size([2, 2])
+    """
+
+    def __init__(
+        self,
+        problem: "cp.Problem",
+        parameters: Sequence["cp.Parameter"],
+        variables: Sequence["cp.Variable"],
+        *,
+        solver: str | Engine = "auto",
+        derivative: Derivative | None = None,
+        on_failure: str = "raise",
+        gp: bool = False,
+        tolerance: float = 1e-8,
+        max_iterations: int | None = None,
+        validate: bool = True,
+        threads: int | None = None,
+    ) -> None:
+        super().__init__()
+        # Imported here, so that a layer that comes from a file does not need cvxpy.
+        from convexlayers.compiler import compile_problem
+
+        engine = make_engine(
+            solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations, threads=threads
+        )
+        self._prepare(compile_problem(problem, parameters, variables, gp=gp), engine, on_failure, validate)
+
+    @classmethod
+    def from_program(
+        cls,
+        program: ParametrizedConeProgram,
+        *,
+        solver: str | Engine = "auto",
+        on_failure: str = "raise",
+        validate: bool = True,
+    ) -> "ConvexLayer":
+        """A layer from what `compile_problem` returned, possibly elsewhere: cvxpy is not needed.
+
+        Args:
+            program: compiled.
+            solver, on_failure, validate: as in the constructor.
+        """
+        layer = cls.__new__(cls)
+        torch.nn.Module.__init__(layer)
+        layer._prepare(program, make_engine(solver), on_failure, validate)
+        return layer
+
+    def _prepare(self, program: ParametrizedConeProgram, engine: Engine, on_failure: str, validate: bool) -> None:
+        self.program = program
+        self.engine = engine
+        self.on_failure = check_policy(on_failure)
+        self.validate = validate
+        self._plan = engine.setup(program)
+
+    def forward(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]:
+        """Solve and return the requested variables.
+
+        Args:
+            *values: one per parameter, in order; or one mapping from parameters or their names to values.
+            **named: values by parameter name.
+
+        Returns:
+            one tensor per entry of `variables`, (*batch, *shape).
+
+        Raises:
+            ArgumentError: names the parameter, what came and what was expected.
+            SolverError: with on_failure="raise", if an element was not solved.
+        """
+        return self.solve(*values, **named).values
+
+    def solve(self, *values: Value | Mapping[Any, Value], **named: Value) -> LayerSolution:
+        """Like calling the layer, with objective, status, iterations and residuals of every element."""
+        ordered = collect_values(self.program, values, named)
+        run = execute(self._plan, ordered, on_failure=self.on_failure, check_values=self.validate)
+        outputs = [(info.source, run.batch.restore(info.recover(run.x, run.z))) for info in self.program.outputs]
+        return LayerSolution(
+            values=tuple(value for _, value in outputs),
+            variables=tuple(value for source, value in outputs if source == "x"),
+            duals=tuple(value for source, value in outputs if source == "z"),
+            **run.common(self.program.user_objective(run.objective)),  # type: ignore[arg-type]
+        )
+
+    def extra_repr(self) -> str:
+        """For print(layer)."""
+        return f"{self.program.title}, solver={self.engine.name!r}, on_failure={self.on_failure!r}"
+
+
+def collect_values(
+    program: ParametrizedConeProgram, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value]
+) -> list[Value]:
+    """One value per parameter, in order, however they were passed.
+
+    Raises:
+        MissingArgumentError: one is missing, unknown or given twice.
+    """
+    infos = program.parameters
+    if len(values) == 1 and isinstance(values[0], Mapping):
+        by_key = {getattr(key, "id", key): value for key, value in values[0].items()}
+        return _by_key(program, {**by_key, **named})
+    if not named:
+        if len(values) != len(infos):
+            expected = ", ".join(f"{info.name} {info.shape}" for info in infos) or "none"
+            raise MissingArgumentError(f"{count_of(len(values), 'value')} given, expected {len(infos)}: {expected}.")
+        return list(values)  # type: ignore[arg-type]
+    keyed: dict[Any, Any] = {info.key: value for info, value in zip(infos, values, strict=False)}
+    if len(values) > len(infos):
+        raise MissingArgumentError(f"{count_of(len(values), 'value')} given, expected at most {len(infos)}.")
+    twice = [info.name for info in infos[: len(values)] if info.name in named]
+    if twice:
+        raise MissingArgumentError(f"{', '.join(twice)} given by position and by name.")
+    return _by_key(program, {**keyed, **named})
+
+
+def _by_key(program: ParametrizedConeProgram, given: dict[Any, Any]) -> list[Value]:
+    names = [info.name for info in program.parameters]
+    ordered, left = [], dict(given)
+    for info in program.parameters:
+        key = info.key if info.key in left else info.name
+        if key not in left:
+            raise MissingArgumentError(f"No value for parameter {info.name}; the parameters are {', '.join(names)}.")
+        if key == info.name and names.count(info.name) > 1:
+            raise MissingArgumentError(
+                f"Two parameters are called {info.name}: pass values by position or by parameter."
+            )
+        ordered.append(left.pop(key))
+    if left:
+        unknown = ", ".join(map(str, left))
+        raise MissingArgumentError(f"Unknown parameter {unknown}; the parameters are {', '.join(names) or 'none'}.")
+    return ordered

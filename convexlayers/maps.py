@@ -1,0 +1,136 @@
+"""Sparse linear maps between flat vectors, applied to whole batches.
+
+Parameters to problem data, solution vectors to variables and duals: each is one of these. They are made once, when a
+problem is compiled, and hold no Python per batch element.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class SparseMap:
+    """y = M x for x of shape (..., k) and y of shape (..., N), M sparse in coordinate form, sorted by row.
+
+    Attributes:
+        shape: (N, k).
+        rows, cols, values: the entries; duplicates have been added up.
+    """
+
+    def __init__(self, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> None:
+        """Sort the entries, add up duplicates and drop what cancels.
+
+        Args:
+            rows, cols: integer arrays of equal length.
+            values: float array of the same length.
+            shape: (N, k).
+        """
+        key = np.asarray(rows, dtype=np.int64) * max(shape[1], 1) + np.asarray(cols, dtype=np.int64)
+        unique, inverse = np.unique(key, return_inverse=True)
+        summed = np.bincount(inverse.reshape(-1), weights=np.asarray(values, dtype=np.float64), minlength=len(unique))
+        kept = summed != 0
+        unique, summed = unique[kept], summed[kept]
+        self.shape = shape
+        self.rows = torch.from_numpy(unique // max(shape[1], 1))
+        self.cols = torch.from_numpy(unique % max(shape[1], 1))
+        self.values = torch.from_numpy(summed)
+        # A map with exactly one entry in every row is a gather: no scatter is needed to apply it.
+        self._is_gather = len(unique) == shape[0] and bool((self.rows == torch.arange(shape[0])).all())
+        self._has_unit_values = bool((self.values == 1).all())
+
+    @classmethod
+    def selection(cls, indices: np.ndarray, width: int) -> "SparseMap":
+        """The map that reads entry indices[i] of its input into entry i of its output; -1 reads a zero."""
+        flat = np.asarray(indices).reshape(-1)
+        rows = np.nonzero(flat >= 0)[0]
+        return cls(rows, flat[rows], np.ones(len(rows)), (len(flat), width))
+
+    @property
+    def nnz(self) -> int:
+        """Number of stored entries."""
+        return len(self.values)
+
+    def after(self, first: "SparseMap") -> "SparseMap":
+        """The map x -> self(first(x)); `first` must have at most one entry per row."""
+        entry = torch.full((first.shape[0],), -1, dtype=torch.int64)
+        entry[first.rows] = torch.arange(first.nnz)
+        source = entry[self.cols]
+        kept = source >= 0
+        values = self.values[kept] * first.values[source[kept]]
+        shape = (self.shape[0], first.shape[1])
+        return SparseMap(self.rows[kept].numpy(), first.cols[source[kept]].numpy(), values.numpy(), shape)
+
+    def apply(self, x: Tensor) -> Tensor:
+        """M x, shape (..., k) to (..., N); differentiable by torch's own rules."""
+        rows, cols, values = self._on(x)
+        picked = x.index_select(-1, cols)
+        if not self._has_unit_values:
+            picked = picked * values
+        if self._is_gather:
+            return picked
+        return torch.zeros(*x.shape[:-1], self.shape[0], dtype=x.dtype, device=x.device).index_add(-1, rows, picked)
+
+    def adjoint(self, y: Tensor) -> Tensor:
+        """M'y, shape (..., N) to (..., k)."""
+        rows, cols, values = self._on(y)
+        picked = y.index_select(-1, rows) * values
+        return torch.zeros(*y.shape[:-1], self.shape[1], dtype=y.dtype, device=y.device).index_add(-1, cols, picked)
+
+    def _on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        device = x.device
+        return self.rows.to(device), self.cols.to(device), self.values.to(device=device, dtype=x.dtype)
+
+
+class AffineMap:
+    """data = constant + sum_i M_i theta_i over blocks of parameters, each with or without a batch dimension.
+
+    A block that the batch shares, theta_i of shape (1, k_i), is applied once, and its gradient is the sum over the
+    batch, formed before the map's adjoint so that no per-element copy of it exists.
+    """
+
+    def __init__(self, constant: np.ndarray, blocks: Sequence[SparseMap]) -> None:
+        self.constant = torch.as_tensor(constant, dtype=torch.float64)
+        self.blocks = tuple(blocks)
+
+    @property
+    def nnz(self) -> int:
+        """Stored entries of all blocks."""
+        return sum(block.nnz for block in self.blocks)
+
+    def apply(self, theta: Sequence[Tensor]) -> Tensor:
+        """Data (B, N) from blocks of shape (B, k_i) or (1, k_i).
+
+        Raises:
+            ValueError: the batch sizes differ and are not 1.
+        """
+        data = self.constant.unsqueeze(0)
+        if theta:
+            data = data.to(theta[0].device)
+        # Shared blocks first: they are added at batch size one.
+        for block, value in sorted(zip(self.blocks, theta, strict=True), key=lambda pair: pair[1].shape[0] != 1):
+            data = data + block.apply(value)
+        return data
+
+    def tangent(self, dtheta: Sequence[Tensor | None], batch: int) -> Tensor:
+        """Data tangent (B, N); None stands for a zero block."""
+        out = torch.zeros(batch, len(self.constant), dtype=torch.float64)
+        for block, value in zip(self.blocks, dtheta, strict=True):
+            if value is not None:
+                out = out.to(value.device) + block.apply(value)
+        return out
+
+    def adjoint(self, grad_data: Tensor, theta: Sequence[Tensor], wanted: Sequence[bool]) -> tuple[Tensor | None, ...]:
+        """Cotangents of the blocks from the data's, (B, N); shared blocks get the sum over the batch."""
+        total = None
+        grads: list[Tensor | None] = []
+        for block, value, is_wanted in zip(self.blocks, theta, wanted, strict=True):
+            if not is_wanted:
+                grads.append(None)
+            elif value.shape[0] == grad_data.shape[0]:
+                grads.append(block.adjoint(grad_data))
+            else:
+                total = grad_data.sum(0, keepdim=True) if total is None else total
+                grads.append(block.adjoint(total))
+        return tuple(grads)

@@ -1,0 +1,127 @@
+"""Checks of parameter values against what the problem assumes of them.
+
+Values that are not finite are not checked here: they become the status of their element. A value of the wrong sign,
+symmetry or definiteness would be solved as another problem than the user wrote, so it is an error.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from convexlayers.errors import ArgumentError
+from convexlayers.program import ParameterInfo
+
+# How far from its set a value may be, relative to its largest entry: what rounding in the user's dtype can do.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtype: torch.dtype) -> None:
+    """Check every parameter.
+
+    Args:
+        parameters: with their attributes.
+        rows: values of shape (B or 1, *shape), float64.
+        dtype: in which the user computed them.
+
+    Raises:
+        ArgumentError: names the parameter, the attribute, the batch index and the value that is off.
+    """
+    slack = ROUNDING.get(dtype, 1e-2)
+    with torch.no_grad():
+        for info, value in zip(parameters, rows, strict=True):
+            _validate_one(info, value, slack)
+
+
+def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
+    if value.numel() == 0 or not (info.attributes or info.bounds or info.sparsity is not None):
+        return
+    value = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) if not bool(value.isfinite().all()) else value
+    finite_scale = value.abs().reshape(len(value), -1).amax(1)
+    allowed = slack * finite_scale
+    for attribute in info.attributes:
+        excess = CHECKS[attribute](value)
+        _refuse(info, attribute, excess, allowed if attribute in RELATIVE else torch.zeros_like(allowed))
+    if info.bounds is not None:
+        lower, upper = (torch.as_tensor(bound, device=value.device) for bound in info.bounds)
+        _refuse(
+            info,
+            "within its bounds",
+            torch.maximum(lower - value, value - upper).reshape(len(value), -1).amax(1),
+            allowed,
+        )
+    if info.sparsity is not None:
+        outside = torch.ones(info.size, dtype=torch.bool, device=value.device)
+        outside[torch.as_tensor(info.sparsity, device=value.device)] = False
+        off = value.reshape(len(value), -1)[:, outside]
+        excess = off.abs().amax(1) if off.shape[1] else torch.zeros_like(allowed)
+        _refuse(info, "zero outside its sparsity pattern", excess, torch.zeros_like(allowed))
+
+
+def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor) -> None:
+    bad = excess > allowed
+    if not bool(bad.any()):
+        return
+    index = int(bad.nonzero()[0])
+    where = f" (batch index {index})" if len(bad) > 1 else ""
+    raise ArgumentError(
+        f"{info.name} must be {attribute}, but its value{where} is not: it is off by {float(excess[index]):.3g}. "
+        "Pass a value that is, or switch the check off with validate=False."
+    )
+
+
+def _asymmetry(value: Tensor) -> Tensor:
+    return (value - value.transpose(-1, -2)).abs().reshape(len(value), -1).amax(1)
+
+
+def _negative_eigenvalue(value: Tensor) -> Tensor:
+    """How far the smallest eigenvalue is below zero; a Cholesky factorization first, cheaper and mostly enough."""
+    symmetric = 0.5 * (value + value.transpose(-1, -2))
+    scale = symmetric.abs().flatten(-2).amax(-1)
+    shift = 1e-12 * torch.where(scale > 0, scale, torch.ones_like(scale))
+    eye = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
+    _, info = torch.linalg.cholesky_ex(symmetric + shift[..., None, None] * eye)
+    if not bool((info != 0).any()):
+        return torch.zeros_like(scale).reshape(len(value), -1).amax(1) if scale.ndim > 1 else torch.zeros_like(scale)
+    lowest = -torch.linalg.eigvalsh(symmetric)[..., 0]
+    return lowest.reshape(len(value), -1).amax(1) if lowest.ndim > 1 else lowest
+
+
+def _off_diagonal(value: Tensor) -> Tensor:
+    return (value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))).abs().reshape(len(value), -1).amax(1)
+
+
+def _below(limit: float, sign: float) -> Callable[[Tensor], Tensor]:
+    def excess(value: Tensor) -> Tensor:
+        return (limit - sign * value).reshape(len(value), -1).amax(1)
+
+    return excess
+
+
+def _not_strictly(sign: float) -> Callable[[Tensor], Tensor]:
+    def excess(value: Tensor) -> Tensor:
+        worst = (-sign * value).reshape(len(value), -1).amax(1)
+        # Zero is off too, and has to show as an excess.
+        return torch.where(worst == 0, torch.full_like(worst, torch.finfo(value.dtype).tiny), worst)
+
+    return excess
+
+
+def _definite(sign: float) -> Callable[[Tensor], Tensor]:
+    def excess(value: Tensor) -> Tensor:
+        return torch.maximum(_asymmetry(value), _negative_eigenvalue(sign * value))
+
+    return excess
+
+
+CHECKS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nonneg": _below(0.0, 1.0),
+    "nonpos": _below(0.0, -1.0),
+    "pos": _not_strictly(1.0),
+    "neg": _not_strictly(-1.0),
+    "symmetric": _asymmetry,
+    "PSD": _definite(1.0),
+    "NSD": _definite(-1.0),
+    "diag": _off_diagonal,
+}
+RELATIVE = {"symmetric", "PSD", "NSD"}
