@@ -26,11 +26,13 @@ class Batch:
         shape: broadcast batch dimensions.
         dtype: of the results.
         device: of the results.
+        dtypes: in which each value came.
     """
 
     shape: tuple[int, ...]
     dtype: torch.dtype
     device: torch.device
+    dtypes: tuple[torch.dtype, ...] = ()
 
     @property
     def size(self) -> int:
@@ -98,7 +100,8 @@ def to_batch(parameters: Sequence[ParameterInfo], values: Sequence[Value]) -> tu
     except RuntimeError as error:
         listed = ", ".join(f"{info.name} {tuple(lead)}" for info, lead in zip(parameters, leading, strict=True))
         raise ArgumentError(f"The batch dimensions of the parameters do not broadcast: {listed}.") from error
-    batch = Batch(shape, common_dtype(values), _common_device(parameters, tensors, values))
+    dtypes = tuple(tensor.dtype for tensor in tensors)
+    batch = Batch(shape, common_dtype(values), _common_device(parameters, tensors, values), dtypes)
     rows = []
     for info, tensor, lead in zip(parameters, tensors, leading, strict=True):
         wide = tensor.to(device=batch.device, dtype=torch.float64)

@@ -115,7 +115,7 @@ def execute(plan: Plan, values: Sequence[Value], *, on_failure: str, check_value
     program = plan.program
     rows, batch = to_batch(program.parameters, values)
     if check_values:
-        validate(program.parameters, rows, batch.dtype)
+        validate(program.parameters, rows, batch.dtypes)
     theta = make_theta(program.blocks, rows)
     x, s, z, objective, solution = differentiable_solve(plan, theta)
     if on_failure == "raise":

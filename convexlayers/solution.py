@@ -12,6 +12,8 @@ from convexlayers.status import Status
 SMALLEST_TOLERANCE = 1e-9
 # A solver's own stopping test may use other norms than ours; beyond this factor the claim is not believed.
 TOLERANCE_FACTOR = 10.0
+# How exactly a ray has to prove infeasibility or unboundedness.
+CERTIFICATE_TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,12 +45,24 @@ def _norm(v: Tensor) -> Tensor:
 
 
 def measure(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
-    """Residuals of a candidate solution.
+    """Residuals of a candidate solution; NaN for elements that hold anything not finite.
 
     Args:
         program: the numbers, batch B.
         x: (B, n). s, z: (B, m).
     """
+    finite = torch.cat([program.data, x, s, z], dim=-1).isfinite().all(-1)
+    if bool(finite.all()):
+        return _measure_finite(program, x, s, z)
+    # Zeros stand in for them: one NaN would make the eigenvalues of the whole batch an error.
+    rows = finite.unsqueeze(-1)
+    data, x, s, z = (torch.where(rows, part, torch.zeros_like(part)) for part in (program.data, x, s, z))
+    found = _measure_finite(ConeProgram(program.structure, data), x, s, z)
+    primal, dual, gap = (part.masked_fill(~finite, float("nan")) for part in (found.primal, found.dual, found.gap))
+    return Residuals(primal, dual, gap)
+
+
+def _measure_finite(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
     cones = program.structure.cones
     Ax, Px, Atz = program.A_times(x), program.P_times(x), program.At_times(z)
     primal_size = torch.clamp(_norm(Ax) + _norm(program.b) + _norm(s), min=1)
@@ -59,6 +73,30 @@ def measure(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
     gap_size = torch.clamp(quadratic.abs() + linear.abs() + constant.abs(), min=1)
     gap = (quadratic + linear + constant).abs() / gap_size
     return Residuals(primal=primal / primal_size, dual=dual / dual_size, gap=gap)
+
+
+def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+    """Which elements carry a proof that they are infeasible, and which that they are unbounded, (B,) each.
+
+    z in K* with A'z = 0, b'z < 0 proves that no x is feasible (Farkas); x with Px = 0, -Ax in K, q'x < 0 that the
+    objective falls forever along x. Up to `CERTIFICATE_TOLERANCE`: no x with |x|_1 up to its inverse is feasible.
+
+    Args:
+        program: the numbers, batch B.
+        x: (B, n). z: (B, m), of any scale.
+    """
+    cones = program.structure.cones
+    finite = torch.cat([program.data, x, z], dim=-1).isfinite().all(-1)
+    x, z = (torch.where(finite.unsqueeze(-1), part, torch.zeros_like(part)) for part in (x, z))
+    data = torch.where(finite.unsqueeze(-1), program.data, torch.zeros_like(program.data))
+    program = ConeProgram(program.structure, data)
+    farkas, descent = -(program.b * z).sum(-1), -(program.q * x).sum(-1)
+    ray_z = z / torch.where(farkas > 0, farkas, torch.ones_like(farkas)).unsqueeze(-1)
+    ray_x = x / torch.where(descent > 0, descent, torch.ones_like(descent)).unsqueeze(-1)
+    Ax = program.A_times(ray_x)
+    off_z = torch.maximum(_norm(program.At_times(ray_z)), _norm(ray_z - cones.project_dual(ray_z)))
+    off_x = torch.maximum(_norm(program.P_times(ray_x)), _norm(-Ax - cones.project(-Ax)))
+    return (farkas > 0) & (off_z <= CERTIFICATE_TOLERANCE), (descent > 0) & (off_x <= CERTIFICATE_TOLERANCE)
 
 
 @dataclass
@@ -116,11 +154,12 @@ def judge(
     tolerance: float,
     engine_state: object = None,
 ) -> Solution:
-    """Make a Solution, believing certificates and stopping reasons but not claims of accuracy.
+    """Make a Solution, by measurement where a claim can be measured.
 
     An element is SOLVED if and only if it was not certified infeasible or unbounded and its measured residuals are
     within `TOLERANCE_FACTOR` times the tolerance: a solver that says "solved" far from it is INACCURATE, one that ran
-    out of iterations on top of the solution is SOLVED.
+    out of iterations on top of the solution is SOLVED. One that stopped for another reason on top of a certificate is
+    what the certificate proves.
 
     Args:
         program: the numbers, batch B.
@@ -135,8 +174,12 @@ def judge(
     certified = torch.zeros_like(accurate)
     for code in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE, Status.INVALID_DATA):
         certified |= claimed == int(code)
-    disbelieved = torch.where(claimed == int(Status.SOLVED), int(Status.INACCURATE), claimed)
-    status = torch.where(certified, claimed, torch.where(accurate, int(Status.SOLVED), disbelieved))
+    unclear = torch.where(claimed == int(Status.SOLVED), int(Status.INACCURATE), claimed)
+    if bool((~certified & ~accurate).any()):
+        infeasible, unbounded = certificates(program, x, z)
+        unclear = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), unclear)
+        unclear = torch.where(infeasible, int(Status.PRIMAL_INFEASIBLE), unclear)
+    status = torch.where(certified, claimed, torch.where(accurate, int(Status.SOLVED), unclear))
     return Solution(
         program=program,
         x=x,

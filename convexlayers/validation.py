@@ -16,50 +16,45 @@ from convexlayers.program import ParameterInfo
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
 
-def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtype: torch.dtype) -> None:
+def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtypes: Sequence[torch.dtype]) -> None:
     """Check every parameter.
 
     Args:
         parameters: with their attributes.
         rows: values of shape (B or 1, *shape), float64.
-        dtype: in which the user computed them.
+        dtypes: in which the user computed them.
 
     Raises:
         ArgumentError: names the parameter, the attribute, the batch index and the value that is off.
     """
-    slack = ROUNDING.get(dtype, 1e-2)
     with torch.no_grad():
-        for info, value in zip(parameters, rows, strict=True):
-            _validate_one(info, value, slack)
+        for info, value, dtype in zip(parameters, rows, dtypes, strict=True):
+            _validate_one(info, value, ROUNDING.get(dtype, 1e-2))
 
 
 def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
     if value.numel() == 0 or not (info.attributes or info.bounds or info.sparsity is not None):
         return
-    value = torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0) if not bool(value.isfinite().all()) else value
-    finite_scale = value.abs().reshape(len(value), -1).amax(1)
-    allowed = slack * finite_scale
+    finite = value.isfinite().reshape(len(value), -1).all(1)
+    # Elements that are not finite are reported by their status. Here they are exempt, and zero, which trips no check.
+    value = torch.where(finite.reshape(-1, *([1] * len(info.shape))), value, torch.zeros_like(value))
+    allowed = slack * _largest(value.abs())
     for attribute in info.attributes:
         excess = CHECKS[attribute](value)
-        _refuse(info, attribute, excess, allowed if attribute in RELATIVE else torch.zeros_like(allowed))
+        _refuse(info, attribute, excess, torch.zeros_like(allowed) if attribute in STRICT else allowed, finite)
     if info.bounds is not None:
         lower, upper = (torch.as_tensor(bound, device=value.device) for bound in info.bounds)
-        _refuse(
-            info,
-            "within its bounds",
-            torch.maximum(lower - value, value - upper).reshape(len(value), -1).amax(1),
-            allowed,
-        )
+        _refuse(info, "within its bounds", _largest(torch.maximum(lower - value, value - upper)), allowed, finite)
     if info.sparsity is not None:
         outside = torch.ones(info.size, dtype=torch.bool, device=value.device)
         outside[torch.as_tensor(info.sparsity, device=value.device)] = False
         off = value.reshape(len(value), -1)[:, outside]
         excess = off.abs().amax(1) if off.shape[1] else torch.zeros_like(allowed)
-        _refuse(info, "zero outside its sparsity pattern", excess, torch.zeros_like(allowed))
+        _refuse(info, "zero outside its sparsity pattern", excess, torch.zeros_like(allowed), finite)
 
 
-def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor) -> None:
-    bad = excess > allowed
+def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor, finite: Tensor) -> None:
+    bad = (excess > allowed) & finite
     if not bool(bad.any()):
         return
     index = int(bad.nonzero()[0])
@@ -71,36 +66,39 @@ def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor
 
 
 def _asymmetry(value: Tensor) -> Tensor:
-    return (value - value.transpose(-1, -2)).abs().reshape(len(value), -1).amax(1)
+    return _largest((value - value.transpose(-1, -2)).abs())
 
 
 def _negative_eigenvalue(value: Tensor) -> Tensor:
     """How far the smallest eigenvalue is below zero; a Cholesky factorization first, cheaper and mostly enough."""
     symmetric = 0.5 * (value + value.transpose(-1, -2))
-    scale = symmetric.abs().flatten(-2).amax(-1)
+    scale = symmetric.abs().amax((-1, -2), keepdim=True)
     shift = 1e-12 * torch.where(scale > 0, scale, torch.ones_like(scale))
-    eye = torch.eye(value.shape[-1], dtype=value.dtype, device=value.device)
-    _, info = torch.linalg.cholesky_ex(symmetric + shift[..., None, None] * eye)
+    _, info = torch.linalg.cholesky_ex(symmetric + shift * torch.eye(value.shape[-1], dtype=value.dtype).to(value))
     if not bool((info != 0).any()):
-        return torch.zeros_like(scale).reshape(len(value), -1).amax(1) if scale.ndim > 1 else torch.zeros_like(scale)
-    lowest = -torch.linalg.eigvalsh(symmetric)[..., 0]
-    return lowest.reshape(len(value), -1).amax(1) if lowest.ndim > 1 else lowest
+        return torch.zeros(len(value), dtype=value.dtype, device=value.device)
+    return _largest(-torch.linalg.eigvalsh(symmetric)[..., 0])
+
+
+def _largest(value: Tensor) -> Tensor:
+    """The largest entry of each element, (B,)."""
+    return value.reshape(len(value), -1).amax(1)
 
 
 def _off_diagonal(value: Tensor) -> Tensor:
-    return (value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))).abs().reshape(len(value), -1).amax(1)
+    return _largest((value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))).abs())
 
 
 def _below(limit: float, sign: float) -> Callable[[Tensor], Tensor]:
     def excess(value: Tensor) -> Tensor:
-        return (limit - sign * value).reshape(len(value), -1).amax(1)
+        return _largest(limit - sign * value)
 
     return excess
 
 
 def _not_strictly(sign: float) -> Callable[[Tensor], Tensor]:
     def excess(value: Tensor) -> Tensor:
-        worst = (-sign * value).reshape(len(value), -1).amax(1)
+        worst = _largest(-sign * value)
         # Zero is off too, and has to show as an excess.
         return torch.where(worst == 0, torch.full_like(worst, torch.finfo(value.dtype).tiny), worst)
 
@@ -124,4 +122,5 @@ CHECKS: dict[str, Callable[[Tensor], Tensor]] = {
     "NSD": _definite(-1.0),
     "diag": _off_diagonal,
 }
-RELATIVE = {"symmetric", "PSD", "NSD"}
+# No rounding is allowed for: a logarithm may be taken.
+STRICT = {"pos", "neg"}

@@ -1,10 +1,11 @@
 """What is refused before any work is done, and the sentences that say why."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cvxpy as cp
 
+from convexlayers.compiler.dpp import is_dpp
 from convexlayers.compiler.explain import explain_not_convex, explain_not_dpp
 from convexlayers.errors import ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError
 
@@ -14,11 +15,13 @@ def check_arguments(problem: cp.Problem, parameters: Sequence[cp.Parameter], var
 
     Raises:
         ArgumentError: an item has the wrong type, is missing, unknown or given twice.
+        UnsupportedProblemError: a parameter stands where CVXPY does not see it.
     """
     if not isinstance(problem, cp.Problem):
         raise ArgumentError(f"problem is a {type(problem).__name__}, expected a cvxpy.Problem.")
     _check_kind("parameters", parameters, cp.Parameter)
     _check_kind("variables", variables, cp.Variable)
+    _check_hidden(problem)
     known = {parameter.id: parameter for parameter in problem.parameters()}
     given = {parameter.id for parameter in parameters}
     missing = [parameter.name() for key, parameter in known.items() if key not in given]
@@ -49,6 +52,25 @@ def _check_kind(name: str, items: Iterable[object], kind: type) -> None:
             raise ArgumentError(f"{name} holds a {type(item).__name__}, expected cvxpy.{kind.__name__} objects.")
 
 
+def _check_hidden(problem: cp.Problem) -> None:
+    """A parameter that CVXPY does not see as one would be frozen at its present value."""
+    seen = {parameter.id for parameter in problem.parameters()}
+    for root in [problem.objective, *problem.constraints]:
+        for node in _nodes(root):
+            if isinstance(node, cp.Parameter) and node.id not in seen:
+                raise UnsupportedProblemError(
+                    f"{node.name()} stands inside an atom of {root} that CVXPY does not parametrize: introduce a "
+                    "variable that equals the atom's argument, and use that instead."
+                )
+
+
+def _nodes(node: Any) -> Iterator[Any]:
+    """An expression or constraint and everything below it."""
+    yield node
+    for arg in node.args:
+        yield from _nodes(arg)
+
+
 def check_problem(problem: cp.Problem, gp: bool) -> None:
     """The problem must be real, continuous, convex, and affine in its parameters.
 
@@ -64,6 +86,8 @@ def check_problem(problem: cp.Problem, gp: bool) -> None:
                 f"{leaf.name()} is boolean or integer; the solution would not be differentiable."
             )
     for constraint in problem.constraints:
+        if isinstance(constraint, cp.FiniteSet):
+            raise UnsupportedProblemError(f"{constraint} is a discrete set; the solution would not be differentiable.")
         alpha = getattr(constraint, "alpha", None)
         if isinstance(alpha, cp.Expression) and alpha.parameters():
             raise NotDPPError(
@@ -72,7 +96,5 @@ def check_problem(problem: cp.Problem, gp: bool) -> None:
     convex = problem.is_dgp() if gp else problem.is_dcp()
     if not convex:
         raise NotDCPError(explain_not_convex(problem, gp))
-    rules: Any = problem.is_dpp
-    follows = rules("dgp") if gp else rules("dcp", quad_form_dpp="qp")
-    if not follows:
+    if not is_dpp(problem, gp):
         raise NotDPPError(explain_not_dpp(problem, gp))

@@ -8,11 +8,11 @@ from typing import Any
 
 import cvxpy as cp
 from cvxpy.constraints.exponential import ExpCone
-from cvxpy.constraints.nonpos import NonNeg, NonPos
+from cvxpy.constraints.nonpos import Inequality, NonNeg, NonPos
 from cvxpy.constraints.power import PowCone3D, PowConeND
 from cvxpy.constraints.psd import PSD
 from cvxpy.constraints.second_order import SOC
-from cvxpy.constraints.zero import Zero
+from cvxpy.constraints.zero import Equality, Zero
 from cvxpy.reductions.cone2cone.approx import APPROX_CONE_CONVERSIONS, ApproxCone2Cone
 from cvxpy.reductions.cone2cone.exact import ExactCone2Cone
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
@@ -73,11 +73,13 @@ def canonicalize(problem: cp.Problem, gp: bool) -> Canonical:
         current = _remove_logarithms(current, canonical)
     if isinstance(current.objective, cp.Maximize):
         current = FlipObjective().apply(current)[0]
-    context = SolverInfo(solver="convexlayers", supported_constraints=CONES, supports_bounds=False)
+    # perspective() canonicalizes its function for the solver named here; nothing else reads the name.
+    context = SolverInfo(solver=cp.CLARABEL, supported_constraints=CONES, supports_bounds=False)
     current = _follow(canonical, Dcp2Cone(quad_obj=True, solver_context=context), current)
     current = _remove_attributes(current, canonical)
     current = _convert_cones(current, canonical)
     current = _follow(canonical, EliminateZeroSized(), current)
+    _check_constraints(current)
     stuffing = ConeMatrixStuffing(quad_obj=True, canon_backend=_backend(current))
     canonical.stuffed = stuffing.apply(current)[0]
     _check_content(canonical.stuffed)
@@ -124,7 +126,7 @@ def _remove_attributes(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
 
 def _convert_cones(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
     """Cones outside the library's six: exactly where that is possible, by CVXPY's approximations otherwise."""
-    context = SolverInfo(solver="convexlayers", supported_constraints=CONES)
+    context = SolverInfo(solver=cp.CLARABEL, supported_constraints=CONES)
     for targets, make in (
         ({NonPos, PowConeND}, lambda found: ExactCone2Cone(target_cones=found, solver_context=context)),
         (set(APPROX_CONE_CONVERSIONS), lambda found: ApproxCone2Cone(target_cones=found)),
@@ -136,6 +138,13 @@ def _convert_cones(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
         canonical.approximated |= {key for key, now in canonical.constraint_ids.items() if now in replaced}
         problem = _follow(canonical, make(found), problem)
     return problem
+
+
+def _check_constraints(problem: cp.Problem) -> None:
+    """CVXPY's stuffing drops constraints of types that it does not know."""
+    strange = {type(c).__name__ for c in problem.constraints if type(c) not in CONES | {Equality, Inequality}}
+    if strange:
+        raise UnsupportedProblemError(f"Constraints of type {', '.join(sorted(strange))} are not supported.")
 
 
 def _check_content(stuffed: ParamConeProg) -> None:
@@ -153,4 +162,6 @@ def _check_content(stuffed: ParamConeProg) -> None:
         raise UnsupportedProblemError("CVXPY introduced integer variables.")
     strange = {type(c).__name__ for c in stuffed.constraints if type(c) not in CONES}
     if strange:
-        raise UnsupportedProblemError(f"Constraints of type {', '.join(sorted(strange))} are not supported.")
+        raise UnsupportedProblemError(
+            f"CVXPY left constraints of type {', '.join(sorted(strange))} in its cone program."
+        )

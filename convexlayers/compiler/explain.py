@@ -1,10 +1,11 @@
 """Why a problem is refused: the smallest sub-expression that breaks CVXPY's rules, and a way around it."""
 
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import cvxpy as cp
 from cvxpy.utilities import scopes
+
+from convexlayers.compiler.dpp import follows_objective_rules, frozen_quad_form, objective_terms
 
 
 def _roots(problem: cp.Problem) -> list[Any]:
@@ -36,22 +37,24 @@ def explain_not_convex(problem: cp.Problem, gp: bool) -> str:
 
 def explain_not_dpp(problem: cp.Problem, gp: bool) -> str:
     """The message for a problem that is convex but not affine in its parameters."""
+    offender, where = _offender_and_place(problem, gp)
+    if offender is None:
+        return "The problem is not DPP; see https://www.cvxpy.org/tutorial/dpp."
+    return f"The problem is not DPP: {offender} in {where} is not affine in the parameters. {_rewrite(offender)}"
+
+
+def _offender_and_place(problem: cp.Problem, gp: bool) -> tuple[Any, str]:
     with scopes.dpp_scope():
-        for root in _roots(problem):
-            with _scope_of(root, problem):
-                if _follows_rules(root, gp):
-                    continue
-                offender = _smallest_offender(root, gp)
-            where = "the objective" if root is problem.objective else f"the constraint {root}"
-            return (
-                f"The problem is not DPP: {offender} in {where} is not affine in the parameters. {_rewrite(offender)}"
-            )
-    return "The problem is not DPP; see https://www.cvxpy.org/tutorial/dpp."
-
-
-def _scope_of(root: Any, problem: cp.Problem) -> AbstractContextManager[None]:
-    """Only the objective may hold quad_form(x, P) with a parameter P: P is then data of the program."""
-    return scopes.quad_form_dpp_scope() if root is problem.objective else nullcontext()
+        for constraint in problem.constraints:
+            if not _follows_rules(constraint, gp):
+                return _smallest_offender(constraint, gp), f"the constraint {constraint}"
+        if gp:
+            bad = None if _follows_rules(problem.objective, gp) else problem.objective
+        else:
+            bad = next((t for t in objective_terms(problem) if not follows_objective_rules(t, problem)), None)
+        if bad is not None:
+            return _smallest_offender(bad, gp), "the objective"
+    return frozen_quad_form(problem), "the problem"
 
 
 def _rewrite(offender: Any) -> str:
@@ -60,8 +63,9 @@ def _rewrite(offender: Any) -> str:
     kind = type(offender).__name__
     if kind == "QuadForm":
         return (
-            "quad_form with a parameter matrix is allowed in the objective only; in a constraint write "
-            f"sum_squares(R @ x) with a parameter R and pass its value R with R'R = {names}, computed in torch."
+            "quad_form with a parameter matrix may stand in the objective, multiplied by constants and added to other "
+            f"terms; elsewhere write sum_squares(R @ x) with a parameter R and pass its value R with R'R = {names}, "
+            "computed in torch."
         )
     if kind in ("MulExpression", "multiply", "DivExpression", "Power", "PowerApprox", "quad_over_lin"):
         return (

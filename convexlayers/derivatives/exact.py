@@ -28,19 +28,15 @@ Optimal value (envelope theorem, defined even where the solution is not unique):
     dp* = 1/2 x'dP x + dq'x + z'(dA x - db) + d(offset).
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from convexlayers.derivatives.base import Cotangents, Tangents
-from convexlayers.derivatives.kkt import assemble, factor, solve
+from convexlayers.derivatives.kkt import assemble, chunks, factor, solve
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
-
-# The dense systems of a chunk of the batch stay below this many bytes.
-CHUNK_BYTES = 256 * 2**20
 
 
 @dataclass(frozen=True)
@@ -69,7 +65,7 @@ class Exact:
             (B, structure.size) and the report.
         """
         parts = [
-            self._adjoint_chunk(program.select(i), x[i], s[i], z[i], cotangents.select(i)) for i in _chunks(program)
+            self._adjoint_chunk(program.select(i), x[i], s[i], z[i], cotangents.select(i)) for i in chunks(program)
         ]
         return torch.cat([grad for grad, _ in parts]), _join([report for _, report in parts])
 
@@ -86,7 +82,7 @@ class Exact:
         Returns:
             the tangents and the report.
         """
-        parts = [self._tangent_chunk(program.select(i), x[i], s[i], z[i], ddata[i]) for i in _chunks(program)]
+        parts = [self._tangent_chunk(program.select(i), x[i], s[i], z[i], ddata[i]) for i in chunks(program)]
         tangents = [tangent for tangent, _ in parts]
         joined = Tangents(
             dx=torch.cat([t.dx for t in tangents]),
@@ -101,7 +97,7 @@ class Exact:
     ) -> tuple[Tensor, DerivativeReport]:
         n = program.structure.n
         system = assemble(program, s, z)
-        factored = factor(system.K)
+        factored = factor(system.K, n)
         rhs_x = cotangents.x - (system.A.transpose(-1, -2) @ cotangents.s.unsqueeze(-1)).squeeze(-1)
         rhs = torch.cat([rhs_x, system.from_rows(cotangents.z)], dim=-1)
         u, residual = solve(factored, rhs, self.refinement_steps)
@@ -115,7 +111,7 @@ class Exact:
         n = program.structure.n
         d = ConeProgram(program.structure, ddata)
         system = assemble(program, s, z)
-        factored = factor(system.K)
+        factored = factor(system.K, n)
         dP_x, dA_x = d.P_times(x), d.A_times(x)
         r1 = -d.q - dP_x - d.At_times(z)
         r2 = d.b - dA_x
@@ -159,13 +155,6 @@ def contract(
         grad_A = grad_A + g * z[:, rows] * x[:, cols]
         grad_offset = g
     return torch.cat([grad_P, grad_q, grad_A, grad_b, grad_offset], dim=-1)
-
-
-def _chunks(program: ConeProgram) -> Iterator[Tensor]:
-    """Indices of the batch in pieces whose dense systems fit in CHUNK_BYTES."""
-    size = program.structure.n + program.structure.m
-    per_chunk = max(1, CHUNK_BYTES // (8 * max(size, 1) ** 2))
-    return iter(torch.arange(program.batch, device=program.data.device).split(per_chunk))
 
 
 def _join(reports: list[DerivativeReport]) -> DerivativeReport:

@@ -11,6 +11,7 @@ where mu = 0 it reads q'A dx = q'r2, and nothing is clipped. It is quasi-definit
 is null(P) n null(A~) for x times null(diag(mu)) n null(A~') for w.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,11 +20,20 @@ from torch import Tensor
 from convexlayers.cones.base import Spectrum
 from convexlayers.program import ConeProgram
 
-# Pivots below this share of the largest, after equilibration, call for the rank-revealing path.
-SMALL_PIVOT = 1e-13
+# An equilibrated matrix whose inverse is larger than this is singular to working precision.
+LARGEST_INVERSE = 1e12
 # Eigenvalues below this share of the largest, after equilibration, are zero.
 SMALL_EIGENVALUE = 1e-12
 EQUILIBRATION_STEPS = 8
+# Rows whose largest entries are within this factor of 1 need no further equilibration.
+BALANCED = 4.0
+# eps of the regularized system, relative to the equilibrated one; refinement removes its effect.
+REGULARIZATION = 1e-5
+SINGULAR_STEPS = 12
+# A singular system whose residual refinement brings below this is consistent.
+CONSISTENT = 1e-12
+# The dense systems of a chunk of the batch stay below this many bytes.
+CHUNK_BYTES = 128 * 2**20
 
 
 @dataclass(frozen=True)
@@ -67,106 +77,130 @@ def assemble(program: ConeProgram, s: Tensor, z: Tensor) -> KKTSystem:
     return KKTSystem(torch.cat([upper, lower], dim=-2), A, root_nu, spectrum)
 
 
+def chunks(program: ConeProgram) -> Iterator[Tensor]:
+    """Indices of the batch in pieces whose dense systems fit in CHUNK_BYTES."""
+    size = program.structure.n + program.structure.m
+    per_chunk = max(1, CHUNK_BYTES // (8 * max(size, 1) ** 2))
+    return iter(torch.arange(program.batch, device=program.data.device).split(per_chunk))
+
+
 @dataclass(frozen=True)
 class Factor:
-    """A factored system D K D with D from equilibration.
+    """A factored system.
 
     Attributes:
         scaled: D K D, (B, N, N).
-        D: (B, N, 1).
-        lu, pivots: its factorization.
-        singular: (B,), elements that need `null_space`.
-        null: orthonormal basis of the null space of K, one matrix (N, d) per singular element, in their order.
-        inverse: pseudo-inverse of D K D for the singular elements, (number of them, N, N).
+        D: from equilibration, (B, N, 1).
+        ldl, pivots: symmetric (Bunch-Kaufman) factors of D K D; of D (K + eps J) D, J = diag(I, -I), for the singular
+            elements.
+        singular: (B,), whether K is singular to working precision.
     """
 
     scaled: Tensor
     D: Tensor
-    lu: Tensor
+    ldl: Tensor
     pivots: Tensor
     singular: Tensor
-    null: list[Tensor]
-    inverse: Tensor | None
 
 
 def equilibrate(K: Tensor) -> Tensor:
     """D with rows of D K D of maximum norm about 1 (Ruiz, 2001), (B, N, 1)."""
     D = torch.ones(*K.shape[:-1], 1, dtype=K.dtype, device=K.device)
+    if K.shape[-1] == 0:
+        return D
+    scaled = K.abs()
     for _ in range(EQUILIBRATION_STEPS):
-        largest = (D * K * D.transpose(-1, -2)).abs().amax(-1, keepdim=True)
-        D = D / torch.where(largest > 0, largest, torch.ones_like(largest)).sqrt()
+        largest = scaled.amax(-1, keepdim=True)
+        largest = torch.where(largest > 0, largest, torch.ones_like(largest))
+        # Each element stops by itself, so that it does not depend on the others.
+        balanced = ((largest < BALANCED) & (largest > 1 / BALANCED)).all(1, keepdim=True)
+        if bool(balanced.all()):
+            break
+        d = torch.where(balanced, torch.ones_like(largest), largest.rsqrt())
+        D, scaled = d * D, d * scaled * d.transpose(-1, -2)
     return D
 
 
-def factor(K: Tensor) -> Factor:
-    """Factor a batch of symmetric matrices, (B, N, N), singular ones included."""
+def factor(K: Tensor, n: int) -> Factor:
+    """Factor a batch of symmetric matrices whose first n rows belong to x, (B, N, N), singular ones included."""
     D = equilibrate(K)
     scaled = D * K * D.transpose(-1, -2)
-    lu, pivots, _ = torch.linalg.lu_factor_ex(scaled)
-    diagonal = lu.diagonal(dim1=-2, dim2=-1).abs()
-    singular = ~(diagonal.amin(-1) > SMALL_PIVOT * diagonal.amax(-1))
-    null, inverse = [], None
+    ldl, pivots, _ = torch.linalg.ldl_factor_ex(scaled)
+    if K.shape[-1] == 0:
+        return Factor(scaled, D, ldl, pivots, torch.zeros(len(K), dtype=torch.bool, device=K.device))
+    singular = _is_singular(ldl, pivots)
     if bool(singular.any()):
-        indices = singular.nonzero().squeeze(-1)
-        inverse, null, really = pseudo_inverse(scaled[indices], D[indices])
-        singular = singular.clone()
-        singular[indices] = really
-        inverse, null = inverse[really], [basis for basis, flag in zip(null, really.tolist(), strict=True) if flag]
-    return Factor(scaled, D, lu, pivots, singular, null, inverse)
+        i = singular.nonzero().squeeze(-1)
+        weight = D[i] ** 2 / (D[i] ** 2).mean(1, keepdim=True)
+        sign = torch.where(torch.arange(K.shape[-1], device=K.device) < n, 1.0, -1.0).to(K.dtype)
+        regular = scaled[i] + torch.diag_embed(REGULARIZATION * sign * weight.squeeze(-1))
+        regular_ldl, regular_pivots, _ = torch.linalg.ldl_factor_ex(regular)
+        ldl, pivots = ldl.index_copy(0, i, regular_ldl), pivots.index_copy(0, i, regular_pivots)
+    return Factor(scaled, D, ldl, pivots, singular)
 
 
-def pseudo_inverse(scaled: Tensor, D: Tensor) -> tuple[Tensor, list[Tensor], Tensor]:
-    """Pseudo-inverse of the scaled matrices, null space of the unscaled ones, and which have one."""
-    values, vectors = torch.linalg.eigh(scaled)
-    small = values.abs() <= SMALL_EIGENVALUE * values.abs().amax(-1, keepdim=True)
-    inverted = torch.where(small, torch.zeros_like(values), 1 / torch.where(small, torch.ones_like(values), values))
-    inverse = (vectors * inverted.unsqueeze(-2)) @ vectors.transpose(-1, -2)
-    # D K D u = 0 says that D u is in the null space of K.
-    null = [torch.linalg.qr(d * u[:, flags])[0] for d, u, flags in zip(D, vectors, small, strict=True)]
-    return inverse, null, small.any(-1)
+def _is_singular(ldl: Tensor, pivots: Tensor) -> Tensor:
+    """Whether the inverse magnifies a fixed vector beyond `LARGEST_INVERSE`, (B,).
+
+    A null vector is orthogonal to it with probability zero; the equilibrated matrix has norm about 1.
+    """
+    size = ldl.shape[-1]
+    probe = torch.cos(torch.arange(1, size + 1, dtype=ldl.dtype, device=ldl.device) ** 2)
+    magnified = torch.linalg.ldl_solve(ldl, pivots, probe.expand(len(ldl), size).unsqueeze(-1))
+    return ~(magnified.abs().amax((1, 2)) < LARGEST_INVERSE)
 
 
 def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor, Tensor]:
     """Solve K u = rhs, by minimum norm and least squares where K is singular.
 
-    For singular K the result is pinv(K) rhs, the limit of the solutions of the regularized system
-    K + eps diag(I, -I): its x and w parts are each of minimum norm, since the null space splits along them.
+    Singular elements are solved with K + eps J and refined against K. For rhs in the range of K this converges to
+    pinv(K) rhs: the null space of K splits into a part for x and one for w, so (K + eps J)^-1 maps the range of K into
+    itself, and all that appears in the null space is rounding divided by eps, which is why eps is not small. Where rhs
+    is not in the range, or convergence (eps over the smallest eigenvalue per step) is slow, refinement stalls, and an
+    eigen-decomposition gives pinv(K) rhs.
 
     Args:
         factored: of K, (B, N, N).
         rhs: (B, N).
-        refinement_steps: of iterative refinement; a step is kept only where it reduces the residual.
+        refinement_steps: of iterative refinement for regular elements; a step is kept where it reduces the residual.
 
     Returns:
         u (B, N) and the relative residual |D (rhs - K u)| / |D rhs| in the maximum norm, (B,).
     """
-    D, singular = factored.D, factored.singular
-    indices = singular.nonzero().squeeze(-1)
-    scaled_rhs = D * _without_null(factored, indices, rhs).unsqueeze(-1)
-
-    def approximate(r: Tensor) -> Tensor:
-        u = torch.linalg.lu_solve(factored.lu, factored.pivots, r)
-        if factored.inverse is None or len(indices) == 0:
-            return u
-        return u.index_copy(0, indices, factored.inverse @ r[indices])
-
-    u = approximate(scaled_rhs)
+    if rhs.shape[-1] == 0:
+        return rhs, rhs.sum(-1)
+    D = factored.D
+    scaled_rhs = D * rhs.unsqueeze(-1)
+    u = torch.linalg.ldl_solve(factored.ldl, factored.pivots, scaled_rhs)
     residual = scaled_rhs - factored.scaled @ u
-    for _ in range(refinement_steps):
-        better = u + approximate(residual)
+    steps = max(refinement_steps, SINGULAR_STEPS) if bool(factored.singular.any()) else refinement_steps
+    for step in range(steps):
+        better = u + torch.linalg.ldl_solve(factored.ldl, factored.pivots, residual)
         new_residual = scaled_rhs - factored.scaled @ better
         improved = (new_residual.abs().amax(1) < residual.abs().amax(1)).unsqueeze(-1)
+        if step >= refinement_steps:
+            improved = improved & factored.singular.reshape(-1, 1, 1)
+        if not bool(improved.any()):
+            break
         u, residual = torch.where(improved, better, u), torch.where(improved, new_residual, residual)
-    # What was projected away from an inconsistent right-hand side counts as residual.
-    full_residual = (residual + D * rhs.unsqueeze(-1) - scaled_rhs).abs().amax((1, 2))
-    size = (D * rhs.unsqueeze(-1)).abs().amax((1, 2))
-    relative = torch.where(size > 0, full_residual / torch.where(size > 0, size, torch.ones_like(size)), size)
-    return _without_null(factored, indices, (D * u).squeeze(-1)), relative
+    size = scaled_rhs.abs().amax((1, 2))
+    relative = residual.abs().amax((1, 2)) / torch.where(size > 0, size, torch.ones_like(size))
+    u = (D * u).squeeze(-1)
+    stalled = (factored.singular & ~(relative <= CONSISTENT)).nonzero().squeeze(-1)
+    for i in stalled.tolist():
+        u[i], relative[i] = _least_squares(factored.scaled[i], D[i], rhs[i])
+    return u, relative
 
 
-def _without_null(factored: Factor, indices: Tensor, r: Tensor) -> Tensor:
-    """Remove the components in the null space of K from the singular elements of r, (B, N)."""
-    if len(indices) == 0:
-        return r
-    projected = [r[i] - N @ (N.T @ r[i]) for i, N in zip(indices.tolist(), factored.null, strict=True)]
-    return r.index_copy(0, indices, torch.stack(projected))
+def _least_squares(scaled: Tensor, D: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
+    """pinv(K) rhs for one element, with the rank read off the equilibrated matrix, and the relative residual."""
+    values, vectors = torch.linalg.eigh(scaled)
+    small = values.abs() <= SMALL_EIGENVALUE * values.abs().amax()
+    # D K D y = 0 says that D y is in the null space of K.
+    null = torch.linalg.qr(D * vectors[:, small])[0]
+    consistent = rhs - null @ (null.T @ rhs)
+    kept = vectors[:, ~small]
+    u = D.squeeze(-1) * (kept @ ((kept.T @ (D.squeeze(-1) * consistent)) / values[~small]))
+    u = u - null @ (null.T @ u)
+    missing = D.squeeze(-1) * rhs - scaled @ (u / D.squeeze(-1))
+    return u, missing.abs().amax() / (D.squeeze(-1) * rhs).abs().amax()

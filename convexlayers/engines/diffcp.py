@@ -73,7 +73,12 @@ def factor_quadratic(P: sp.csc_array) -> np.ndarray:
 
 
 class DiffCPPlan(PerProblemPlan):
-    """Solve with diffcp and keep its derivative maps in the solution."""
+    """Solve with diffcp and keep its derivative maps in the solution.
+
+    The solution is not refined: the derivative maps belong to the point that diffcp found.
+    """
+
+    refines = False
 
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element; what diffcp raises becomes a status."""

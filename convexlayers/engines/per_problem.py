@@ -10,10 +10,13 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from convexlayers.derivatives.refine import needs_refinement, refine
 from convexlayers.engines.base import Engine, Plan
 from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
 from convexlayers.solution import Solution, judge
 from convexlayers.status import Status
+
+Point = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,13 @@ def failure(structure: Structure, status: Status, iterations: int = 0) -> Outcom
 
 
 class PerProblemPlan(Plan):
-    """A plan that hands elements to a solver one by one, over a pool of threads where the solver releases the GIL."""
+    """A plan that hands elements to a solver one by one, over a pool of threads where the solver releases the GIL.
+
+    Attributes:
+        refines: whether solutions get Newton steps (derivatives/refine.py).
+    """
+
+    refines = True
 
     def __init__(self, program: ParametrizedConeProgram, engine: Engine, threads: int) -> None:
         super().__init__(program, engine.derivative)
@@ -111,16 +120,34 @@ class PerProblemPlan(Plan):
         def integers(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
+        numbers = ConeProgram(structure, program.data.detach())
+        claimed = integers([int(outcome.status) for outcome in outcomes])
+        point = self._refine(
+            numbers, (stack("x", structure.n), stack("s", structure.m), stack("z", structure.m)), claimed
+        )
         return judge(
-            program=ConeProgram(structure, program.data.detach()),
-            x=stack("x", structure.n),
-            s=stack("s", structure.m),
-            z=stack("z", structure.m),
-            claimed=integers([int(outcome.status) for outcome in outcomes]),
+            numbers,
+            *point,
+            claimed=claimed,
             iterations=integers([outcome.iterations for outcome in outcomes]),
             tolerance=self.engine.tolerance,
             engine_state=tuple(outcome.state for outcome in outcomes),
         )
+
+    def _refine(self, program: ConeProgram, point: Point, claimed: Tensor) -> Point:
+        """Newton steps on what the solver calls solved or nearly so, where they are needed."""
+        close = (claimed == int(Status.SOLVED)) | (claimed == int(Status.INACCURATE))
+        indices = close.nonzero().squeeze(-1)
+        if not self.refines or len(indices) == 0:
+            return point
+        x, s, z = point
+        needed = needs_refinement(program.select(indices), s[indices], z[indices], self.engine.tolerance)
+        indices = indices[needed]
+        if len(indices) == 0:
+            return point
+        better = refine(program.select(indices), x[indices], s[indices], z[indices])
+        x, s, z = (old.index_copy(0, indices, new) for old, new in zip(point, better, strict=True))
+        return x, s, z
 
 
 def thread_count(engine: Engine) -> int:
