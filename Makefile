@@ -1,0 +1,80 @@
+# Every target works from a fresh clone with Python >= 3.11, a C++17 compiler and make: it creates the virtual
+# environment, installs the pinned dependencies, builds the extension, and does none of it again until an input changes.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV ?= .venv
+JOBS ?= 2
+DEMO ?= examples/digits_svm_head.py
+BENCH ?= benchmarks/run.py
+
+BIN := $(abspath $(VENV))/bin
+STAMPS := $(VENV)/.stamps
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+NATIVE := CMakeLists.txt $(shell find convexlayers/native -name '*.cpp' -o -name '*.hpp')
+
+.PHONY: help test lint format demo bench docs build clean distclean FORCE
+
+help:
+	@echo "make test    lint, types and tests"
+	@echo "make lint    ruff and pyright"
+	@echo "make format  rewrite the Python files in ruff's format"
+	@echo "make demo    run $(DEMO)"
+	@echo "make bench   run $(BENCH)"
+	@echo "make docs    build the documentation into build/site"
+	@echo "make build   build a wheel into dist"
+	@echo "make clean   remove what was built; distclean: the virtual environment too"
+
+# One thread per process: xdist already keeps the cores busy, and threads of BLAS only get in each other's way.
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+lint: $(STAMPS)/installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: $(STAMPS)/installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+demo: $(STAMPS)/installed-demo
+	$(BIN)/python $(DEMO)
+
+bench: $(STAMPS)/installed-dev
+	$(BIN)/python $(BENCH)
+
+docs: $(STAMPS)/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+build: $(STAMPS)/build-tools
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:
+	rm -rf build dist outputs .pytest_cache .ruff_cache $(STAMPS)
+	find convexlayers tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+distclean: clean
+	rm -rf $(VENV)
+
+# --------------------------------------------------------------------------------------------------- set-up
+
+# The extension is built with the tools of the environment, so that a rebuild reuses what is already compiled.
+$(STAMPS)/build-tools: constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(INSTALL) cmake nanobind ninja scikit-build-core
+	mkdir -p $(STAMPS)
+	touch $@
+
+# Editable: Python files are read where they stand. A change in the C++ sources, or in which Python files there are,
+# installs again; the former compiles what changed.
+$(STAMPS)/installed-%: $(STAMPS)/build-tools $(STAMPS)/python-files pyproject.toml $(NATIVE)
+	$(INSTALL) --no-build-isolation --editable '.[$*]'
+	touch $@
+
+$(STAMPS)/python-files: FORCE | $(STAMPS)/build-tools
+	@find convexlayers -name '*.py' | LC_ALL=C sort > $@.new
+	@cmp --silent $@.new $@ && rm $@.new || mv $@.new $@
