@@ -57,7 +57,7 @@ def solve_qp(
     *,
     solver: str | Engine = "auto",
     on_failure: str = "raise",
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,
@@ -72,7 +72,7 @@ def solve_qp(
         lb, ub: (*batch, n) or a number, or None. Entries may be -inf and +inf.
         solver: "auto", the name of an engine, or an engine object.
         on_failure: "raise" or "nan", see `ConvexLayer`.
-        tolerance, max_iterations: of the solver.
+        tolerance, max_iterations: of the solver, by default 1e-8 and its own limit.
         validate: check that P is symmetric positive semidefinite.
         derivative: a derivative strategy, by default `Exact()`.
 
@@ -126,7 +126,7 @@ def solve_socp(
     *,
     solver: str | Engine = "auto",
     on_failure: str = "raise",
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,
@@ -177,7 +177,7 @@ def solve_cone_program(
     *,
     solver: str | Engine = "auto",
     on_failure: str = "raise",
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,

@@ -48,7 +48,7 @@ class ConvexLayer(torch.nn.Module):
         on_failure: "raise" (SolverError if any element is not solved) or "nan" (NaN in the outputs of such elements,
             zero in their gradients, the others as if they were alone).
         gp: whether the problem is a geometric program.
-        tolerance: relative accuracy of solutions.
+        tolerance: relative accuracy of solutions, by default 1e-8.
         max_iterations: limit of the solver's iterations, None for its own.
         validate: check values against the parameters' attributes (sign, symmetry, definiteness, bounds).
         threads: for the batch, None for torch's number.
@@ -79,7 +79,7 @@ class ConvexLayer(torch.nn.Module):
         derivative: Derivative | None = None,
         on_failure: str = "raise",
         gp: bool = False,
-        tolerance: float = 1e-8,
+        tolerance: float | None = None,
         max_iterations: int | None = None,
         validate: bool = True,
         threads: int | None = None,
@@ -164,6 +164,9 @@ def collect_values(
     infos = program.parameters
     if len(values) == 1 and isinstance(values[0], Mapping):
         by_key = {getattr(key, "id", key): value for key, value in values[0].items()}
+        twice = [info.name for info in infos if (info.key in by_key) + (info.name in by_key) + (info.name in named) > 1]
+        if twice:
+            raise MissingArgumentError(f"{', '.join(twice)} given twice.")
         return _by_key(program, {**by_key, **named})
     if not named:
         if len(values) != len(infos):

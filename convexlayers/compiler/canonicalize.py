@@ -3,6 +3,7 @@
 CVXPY's solving chain is not used: it ends in a solver's own format, and it writes to the problem's caches.
 """
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,9 +23,10 @@ from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
 from cvxpy.reductions.flip_objective import FlipObjective
 from cvxpy.settings import COO_CANON_BACKEND, DPP_PARAM_THRESHOLD
+from cvxpy.utilities import scopes
 from cvxpy.utilities.solver_context import SolverInfo
 
-from convexlayers.errors import UnsupportedProblemError
+from convexlayers.errors import NotDPPError, UnsupportedProblemError
 
 CONES = frozenset({Zero, NonNeg, SOC, PSD, ExpCone, PowCone3D})
 
@@ -117,7 +119,10 @@ def _remove_logarithms(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
 
 def _remove_attributes(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
     reduction = CvxAttr2Constr(reduce_bounds=True)
-    reduced = _follow(canonical, reduction, problem)
+    with warnings.catch_warnings():
+        # CVXPY looks whether sparse leaves have values, and warns itself that this is discouraged.
+        warnings.filterwarnings("ignore", "Reading from a sparse CVXPY expression", RuntimeWarning)
+        reduced = _follow(canonical, reduction, problem)
     canonical.reduced_parameters = {old.id: (old, new) for old, new in reduction._parameters.items()}
     canonical.reduced_variables = {old.id: (old, new) for old, new in reduction._variables.items()}
     canonical.reduced_variables |= {old.id: (old, None) for old in reduction._symmetric_vars}
@@ -145,6 +150,15 @@ def _check_constraints(problem: cp.Problem) -> None:
     strange = {type(c).__name__ for c in problem.constraints if type(c) not in CONES | {Equality, Inequality}}
     if strange:
         raise UnsupportedProblemError(f"Constraints of type {', '.join(sorted(strange))} are not supported.")
+    with scopes.dpp_scope():
+        for constraint in problem.constraints:
+            bad = [arg for arg in constraint.args if not arg.is_affine()]
+            if bad:
+                names = ", ".join(parameter.name() for parameter in bad[0].parameters())
+                raise NotDPPError(
+                    f"CVXPY's reformulation of the problem is not affine in {names}: introduce a variable that equals "
+                    "the expression with the parameters, and use that in its place."
+                )
 
 
 def _check_content(stuffed: ParamConeProg) -> None:

@@ -40,6 +40,8 @@ def explain_not_dpp(problem: cp.Problem, gp: bool) -> str:
     offender, where = _offender_and_place(problem, gp)
     if offender is None:
         return "The problem is not DPP; see https://www.cvxpy.org/tutorial/dpp."
+    with scopes.dpp_scope():
+        offender = _parameter_part(offender) or offender
     return f"The problem is not DPP: {offender} in {where} is not affine in the parameters. {_rewrite(offender)}"
 
 
@@ -57,6 +59,16 @@ def _offender_and_place(problem: cp.Problem, gp: bool) -> tuple[Any, str]:
     return frozen_quad_form(problem), "the problem"
 
 
+def _parameter_part(node: Any) -> Any:
+    """The deepest nonlinear function of parameters alone below an offender, or None: it can be computed beforehand."""
+    for arg in node.args:
+        found = _parameter_part(arg)
+        if found is not None:
+            return found
+    alone = isinstance(node, cp.Expression) and node.parameters() and not node.variables()
+    return node if alone and not node.is_affine() else None
+
+
 def _rewrite(offender: Any) -> str:
     """How to say the same within the rules."""
     names = ", ".join(parameter.name() for parameter in offender.parameters()) or "the parameters"
@@ -67,7 +79,8 @@ def _rewrite(offender: Any) -> str:
             f"terms; elsewhere write sum_squares(R @ x) with a parameter R and pass its value R with R'R = {names}, "
             "computed in torch."
         )
-    if kind in ("MulExpression", "multiply", "DivExpression", "Power", "PowerApprox", "quad_over_lin"):
+    is_product = kind in ("MulExpression", "multiply", "DivExpression", "Power", "PowerApprox", "quad_over_lin")
+    if is_product or (isinstance(offender, cp.Expression) and not offender.variables()):
         return (
             f"Introduce one new parameter for the part that depends on {names} alone, compute its value in torch "
             "before the layer (gradients flow through it), and use it here."

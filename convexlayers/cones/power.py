@@ -21,13 +21,17 @@ from convexlayers.cones.root import increasing_root
 
 LOGIT_LIMIT = 700.0
 
+softplus = torch.nn.functional.softplus
 
-def larger_root(x: Tensor, product: Tensor) -> Tensor:
-    """(x + sqrt(x^2 + 4 product)) / 2 for product >= 0, without cancellation where x < 0."""
-    root = torch.sqrt(x * x + 4 * product)
-    # For x < 0 multiply by the conjugate; the denominator is zero only where product and x are.
-    denominator = torch.where(root - x > 0, root - x, torch.ones_like(x))
-    return torch.where(x >= 0, 0.5 * (x + root), 2 * product / denominator)
+
+def log_larger_root(x: Tensor, log_product: Tensor) -> Tensor:
+    """Logarithm of (x + sqrt(x^2 + 4 product)) / 2 from that of the product, without cancellation for x < 0."""
+    root = torch.sqrt(x * x + 4 * torch.exp(log_product))
+    negative = x < 0
+    # For x < 0 multiply by the conjugate: 2 product / (root - x). The product itself may underflow, its logarithm not.
+    conjugate = torch.log(torch.tensor(2.0).to(x)) + log_product - torch.log(torch.where(negative, root - x, 1.0))
+    direct = torch.log(torch.where(negative, 1.0, 0.5 * (x + root)))
+    return torch.where(negative, conjugate, torch.where(x == 0, 0.5 * log_product, direct))
 
 
 @dataclass(frozen=True)
@@ -59,20 +63,24 @@ class Power(Cone):
     def _boundary_point(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """x_r, y_r, r and |z| - r of the boundary point that v projects to."""
         a = self._exponent(v)
-        x, y, z = v.unbind(-1)
-        height = z.abs()
+        # The projection is homogeneous: at size one nothing over- or underflows that matters.
+        size = v.abs().amax(-1)
+        x, y, z = (v / torch.where(size > 0, size, torch.ones_like(size)).unsqueeze(-1)).unbind(-1)
+        log_height = torch.log(torch.where(z == 0, torch.ones_like(z), z.abs()))
 
-        def point(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-            r, rest = height * torch.sigmoid(t), height * torch.sigmoid(-t)
-            return larger_root(x, a * r * rest), larger_root(y, (1 - a) * r * rest), r, rest
+        def log_point(t: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+            log_r, log_rest = log_height - softplus(-t), log_height - softplus(t)
+            product = log_r + log_rest
+            return log_larger_root(x, product + a.log()), log_larger_root(y, product + (1 - a).log()), log_r, log_rest
 
         def excess(t: Tensor) -> Tensor:
             # Increasing in r: the point leaves the cone as r grows to |z|.
-            px, py, r, _ = point(t)
-            return torch.log(r) - a * torch.log(px) - (1 - a) * torch.log(py)
+            log_x, log_y, log_r, _ = log_point(t)
+            return log_r - a * log_x - (1 - a) * log_y
 
         limit = torch.full_like(x, LOGIT_LIMIT)
-        return point(increasing_root(excess, -limit, limit))
+        px, py, r, rest = (size * part.exp() for part in log_point(increasing_root(excess, -limit, limit)))
+        return px, py, r, rest
 
     def project(self, v: Tensor) -> Tensor:
         x, y, z = v.unbind(-1)

@@ -4,10 +4,12 @@ Rows come as zero, nonnegative, second-order, PSD (svec), exponential, power. An
 adapter of that solver.
 """
 
-from collections.abc import Iterator, Mapping
+import operator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -73,17 +75,13 @@ class Cones:
     power: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        for name in ("second_order", "psd"):
-            object.__setattr__(self, name, tuple(int(size) for size in getattr(self, name)))
-        object.__setattr__(self, "power", tuple(float(a) for a in self.power))
         for name in ("zero", "nonnegative", "exponential"):
-            if getattr(self, name) < 0:
-                raise ArgumentError(f"cones: {name} is {getattr(self, name)}, expected a count of at least 0.")
+            object.__setattr__(self, name, _checked(name, getattr(self, name), _count, "a count of at least 0"))
         for name in ("second_order", "psd"):
-            if any(size < 1 for size in getattr(self, name)):
-                raise ArgumentError(f"cones: {name} is {getattr(self, name)}, expected sizes of at least 1.")
-        if any(not 0 < a < 1 for a in self.power):
-            raise ArgumentError(f"cones: power is {self.power}, expected exponents strictly between 0 and 1.")
+            expected = "a sequence of sizes of at least 1"
+            object.__setattr__(self, name, _checked(name, getattr(self, name), _sizes, expected))
+        expected = "a sequence of exponents strictly between 0 and 1"
+        object.__setattr__(self, "power", _checked("power", self.power, _exponents, expected))
 
     @classmethod
     def coerce(cls, cones: "Cones | Mapping[str, object]") -> "Cones":
@@ -162,6 +160,37 @@ class Cones:
                 continue
             words.append(f"{name.replace('_', '-')} {_summary(value)}")
         return ", ".join(words) or "none"
+
+
+def _checked(name: str, value: Any, convert: Callable[[Any], Any], expected: str) -> Any:
+    """The converted value of a field of `Cones`."""
+    try:
+        return convert(value)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"cones: {name} is {value!r}, expected {expected}.") from error
+
+
+def _count(value: Any) -> int:
+    count = operator.index(value)
+    if count < 0:
+        raise ValueError
+    return count
+
+
+def _sizes(values: Any) -> tuple[int, ...]:
+    sizes = tuple(operator.index(value) for value in values)
+    if any(size < 1 for size in sizes):
+        raise ValueError
+    return sizes
+
+
+def _exponents(values: Any) -> tuple[float, ...]:
+    if isinstance(values, str):
+        raise TypeError
+    exponents = tuple(float(value) for value in values)
+    if any(not 0 < a < 1 for a in exponents):
+        raise ValueError
+    return exponents
 
 
 def _summary(value: object) -> str:

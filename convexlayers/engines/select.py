@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from convexlayers.derivatives import Derivative, Exact
+from convexlayers.derivatives import Derivative
 from convexlayers.engines.base import Engine
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.diffcp import DiffCP
@@ -17,7 +17,7 @@ def make_engine(
     solver: str | Engine = "auto",
     *,
     derivative: Derivative | None = None,
-    tolerance: float = 1e-8,
+    tolerance: float | None = None,
     max_iterations: int | None = None,
     threads: int | None = None,
 ) -> Engine:
@@ -25,20 +25,24 @@ def make_engine(
 
     Args:
         solver: "auto", the name of an engine, or an engine object, which is returned as it is.
-        derivative, tolerance, max_iterations, threads: see `Engine`.
+        derivative, tolerance, max_iterations, threads: see `Engine`; None for its defaults.
 
     Raises:
-        ArgumentError: the name is not known.
+        ArgumentError: the name is not known, or settings come with an engine object, which has its own.
     """
+    settings = {
+        "derivative": derivative,
+        "tolerance": tolerance,
+        "max_iterations": max_iterations,
+        "threads": threads,
+    }
+    given = {name: value for name, value in settings.items() if value is not None}
     if isinstance(solver, Engine):
+        if given:
+            raise ArgumentError(f"{', '.join(given)} given beside an engine object: set them on the engine.")
         return solver
     name = DEFAULT if solver == "auto" else solver
     if not isinstance(name, str) or name.lower() not in ENGINES:
         known = ", ".join(repr(known) for known in ["auto", *ENGINES])
         raise ArgumentError(f"solver is {solver!r}, expected one of {known} or an engine object.")
-    return ENGINES[name.lower()](
-        derivative=derivative if derivative is not None else Exact(),
-        tolerance=tolerance,
-        max_iterations=max_iterations,
-        threads=threads,
-    )
+    return ENGINES[name.lower()](**given)
