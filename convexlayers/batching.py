@@ -56,15 +56,15 @@ def as_tensor(name: str, value: Value) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value
     else:
-        try:
-            tensor = torch.as_tensor(np.asarray(value) if not np.isscalar(value) else value)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise ArgumentError(
-                f"{name} is a {type(value).__name__}, expected a tensor, an array or a number."
-            ) from error
+        # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory. Numbers
+        # keep all their digits in float64; the dtype of results is decided by `common_dtype`.
+        array = np.asarray(value)
+        if array.dtype.kind not in "fiubc":
+            raise ArgumentError(f"{name} is a {type(value).__name__}, expected a tensor, an array or a number.")
+        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     if tensor.is_complex():
         raise ArgumentError(f"{name} is complex, expected real numbers.")
-    return tensor if tensor.is_floating_point() else tensor.to(torch.get_default_dtype())
+    return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
 def common_dtype(values: Sequence[Value]) -> torch.dtype:
@@ -74,7 +74,7 @@ def common_dtype(values: Sequence[Value]) -> torch.dtype:
         if isinstance(value, Tensor) and value.is_floating_point():
             dtype = value.dtype if dtype is None else torch.promote_types(dtype, value.dtype)
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            found = torch.as_tensor(value[..., :0] if value.ndim else value).dtype
+            found = torch.from_numpy(np.zeros(0, dtype=value.dtype.newbyteorder("="))).dtype
             dtype = found if dtype is None else torch.promote_types(dtype, found)
     return dtype if dtype is not None else torch.get_default_dtype()
 

@@ -66,6 +66,8 @@ def _check_hidden(problem: cp.Problem) -> None:
 
 def _nodes(node: Any) -> Iterator[Any]:
     """An expression or constraint and everything below it."""
+    if not hasattr(node, "args"):
+        raise UnsupportedProblemError("partial_optimize is not supported: write the inner problem into the outer one.")
     yield node
     for arg in node.args:
         yield from _nodes(arg)

@@ -69,9 +69,10 @@ def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tupl
         new_s = program.structure.cones.project(walk_v)
         new_z = new_s - walk_v
         residual = measure(program, walk_x, new_s, new_z).largest
-        better = (residual < best).unsqueeze(-1)
+        # A finished element does not follow its neighbours any further.
+        better = ((residual < best) & (best > ROUNDING)).unsqueeze(-1)
         x, s, z = torch.where(better, walk_x, x), torch.where(better, new_s, s), torch.where(better, new_z, z)
-        best = torch.minimum(best, residual)
+        best = torch.where(better.squeeze(-1), residual, best)
     return x, s, z
 
 
