@@ -56,8 +56,8 @@ def as_tensor(name: str, value: Value) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value
     else:
-        # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory. Numbers
-        # keep all their digits in float64; the dtype of results is decided by `common_dtype`.
+        # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory.
+        # Numbers keep all their digits in float64; the dtype of results is decided by `common_dtype`.
         array = np.asarray(value)
         if array.dtype.kind not in "fiubc":
             raise ArgumentError(f"{name} is a {type(value).__name__}, expected a tensor, an array or a number.")
