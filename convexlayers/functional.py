@@ -83,7 +83,7 @@ def solve_qp(
         ArgumentError: a shape or value is wrong, or one of a pair is missing.
         SolverError: on_failure is "raise" and an element was not solved.
 
-    Example:
+    Examples:
         >>> import torch, convexlayers as cl
         >>> solution = cl.solve_qp(torch.eye(2), torch.tensor([-1.0, 2.0]), lb=0.0)
         >>> [round(value, 6) for value in solution.x.tolist()]
@@ -139,7 +139,7 @@ def solve_socp(
             (*batch).
 
     Returns:
-        the solution; duals["second_order"][i] is (t, u), (*batch, 1 + k_i), with |u| <= t.
+        the solution; `duals["second_order"][i]` is (t, u), (*batch, 1 + k_i), with |u| <= t.
 
     Raises:
         ArgumentError, SolverError: as in `solve_qp`.

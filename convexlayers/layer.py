@@ -60,7 +60,7 @@ class ConvexLayer(torch.nn.Module):
     Raises:
         ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError: see `compile_problem`.
 
-    Example:
+    Examples:
         >>> import cvxpy as cp, torch, convexlayers as cl
         >>> x, t = cp.Variable(2), cp.Parameter(2, name="t")
         >>> layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == 1]), [t], [x])

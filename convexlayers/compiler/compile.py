@@ -39,7 +39,7 @@ def compile_problem(
         NotDCPError, NotDPPError: the problem does not follow CVXPY's rules; the message names the sub-expression.
         UnsupportedProblemError: complex or integer variables, or something unknown in CVXPY's problem data.
 
-    Example:
+    Examples:
         >>> import cvxpy as cp, convexlayers as cl
         >>> x, t = cp.Variable(2), cp.Parameter(2)
         >>> program = cl.compile_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0]), [t], [x])
