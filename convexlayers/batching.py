@@ -58,7 +58,10 @@ def as_tensor(name: str, value: Value) -> Tensor:
     else:
         # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory.
         # Numbers keep all their digits in float64; the dtype of results is decided by `common_dtype`.
-        array = np.asarray(value)
+        try:
+            array = np.asarray(value)
+        except ValueError as error:
+            raise ArgumentError(f"{name} is a {type(value).__name__} without a shape: {error}") from error
         if array.dtype.kind not in "fiubc":
             raise ArgumentError(f"{name} is a {type(value).__name__}, expected a tensor, an array or a number.")
         tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))

@@ -234,8 +234,9 @@ def differentiable_solution(
     flat = []
     for (name, size), value in zip(sizes.items(), (x, s, z), strict=True):
         tensor = as_tensor(name, value).detach().to(device=batch.device, dtype=torch.float64)
-        if tensor.shape[-1:] != (size,):
-            raise wrong_shape(name, tensor.shape, f"(*batch, {size})")
+        leading = tuple(tensor.shape[:-1])
+        if tensor.shape[-1:] != (size,) or not _expands_to(leading, batch.shape):
+            raise wrong_shape(name, tensor.shape, f"(*batch, {size}) with the batch {batch.shape} of P, q, A, b")
         flat.append(tensor.expand(*batch.shape, size).reshape(batch.size, size))
     engine = Given(*flat, tolerance=tolerance, derivative=derivative if derivative is not None else Exact())
     solved = differentiable_solve(engine.setup(program), make_theta(program.blocks, rows))
@@ -244,6 +245,14 @@ def differentiable_solution(
     if check_policy(on_failure) == "raise":
         solution.raise_for_status()
     return solution
+
+
+def _expands_to(shape: tuple[int, ...], target: tuple[int, ...]) -> bool:
+    """Whether a tensor of this shape can be expanded to the target."""
+    try:
+        return tuple(torch.broadcast_shapes(shape, target)) == target
+    except RuntimeError:
+        return False
 
 
 def _width(name: str, value: Value) -> int:

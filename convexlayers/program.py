@@ -8,7 +8,7 @@ parameters to those numbers together with the names that users know. None of the
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -19,7 +19,7 @@ from convexlayers.cones import Cones
 from convexlayers.maps import AffineMap, SparseMap
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Structure:
     """Sizes and sparsity pattern of P, q, A, b.
 
@@ -66,7 +66,7 @@ class Structure:
         return P_indptr, A_indptr
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ConeProgram:
     """A batch of numbers on a structure.
 
@@ -156,7 +156,7 @@ class ConeProgram:
         return 0.5 * (x * self.P_times(x)).sum(-1) + (self.q * x).sum(-1) + self.offset
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ParameterInfo:
     """A parameter as its user knows it.
 
@@ -190,7 +190,7 @@ class Block:
     logarithm: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OutputInfo:
     """A variable or dual variable that the program returns.
 
@@ -215,7 +215,7 @@ class OutputInfo:
         return value.exp() if self.exponential else value
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ParametrizedConeProgram:
     """A cone program whose numbers are an affine function of parameters. It pickles, and works without cvxpy.
 
@@ -239,7 +239,7 @@ class ParametrizedConeProgram:
     objective_sign: float = 1.0
     objective_exponential: bool = False
     title: str = "cone program"
-    compile_seconds: float = field(default=0.0, compare=False)
+    compile_seconds: float = 0.0
 
     def evaluate(self, theta: Sequence[Tensor]) -> ConeProgram:
         """The numbers at theta."""

@@ -16,7 +16,7 @@ TOLERANCE_FACTOR = 10.0
 CERTIFICATE_TOLERANCE = 1e-6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Residuals:
     """How well (x, s, z) satisfies the optimality conditions, one number per element, shape (B,).
 
@@ -112,7 +112,7 @@ class DerivativeReport:
     rank_deficient: Tensor | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Solution:
     """Primal-dual solutions of a batch of cone programs.
 

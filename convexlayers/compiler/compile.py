@@ -43,8 +43,8 @@ def compile_problem(
         >>> import cvxpy as cp, convexlayers as cl
         >>> x, t = cp.Variable(2), cp.Parameter(2)
         >>> program = cl.compile_problem(cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [x >= 0]), [t], [x])
-        >>> program.structure.cones
-        Cones(zero=0, nonnegative=2, second_order=(), psd=(), exponential=0, power=())
+        >>> program.structure.cones.describe()
+        'zero 2, nonnegative 2'
     """
     start = time.perf_counter()
     check_arguments(problem, parameters, variables)

@@ -97,7 +97,7 @@ class Exact:
     ) -> tuple[Tensor, DerivativeReport]:
         n = program.structure.n
         system = assemble(program, s, z)
-        factored = factor(system.K, n)
+        factored = factor(system)
         rhs_x = cotangents.x - (system.A.transpose(-1, -2) @ cotangents.s.unsqueeze(-1)).squeeze(-1)
         rhs = torch.cat([rhs_x, system.from_rows(cotangents.z)], dim=-1)
         u, residual = solve(factored, rhs, self.refinement_steps)
@@ -111,7 +111,7 @@ class Exact:
         n = program.structure.n
         d = ConeProgram(program.structure, ddata)
         system = assemble(program, s, z)
-        factored = factor(system.K, n)
+        factored = factor(system)
         dP_x, dA_x = d.P_times(x), d.A_times(x)
         r1 = -d.q - dP_x - d.At_times(z)
         r2 = d.b - dA_x

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
-from convexlayers.program import ConeProgram
+from convexlayers.derivatives.inverse import DenseInverse, Inverse, SparseInverse
+from convexlayers.program import ConeProgram, Structure
 
 # An equilibrated matrix whose inverse is larger than this is singular to working precision.
 LARGEST_INVERSE = 1e12
@@ -32,6 +33,10 @@ REGULARIZATION = 1e-5
 SINGULAR_STEPS = 12
 # A singular system whose residual refinement brings below this is consistent.
 CONSISTENT = 1e-12
+# Sparse factorizations pay from this order on, up to this share of nonzeros.
+SMALLEST_SPARSE = 150
+SPARSE_DENSITY = 0.05
+LARGEST_EIGENPROBLEM = 2000
 # The dense systems of a chunk of the batch stay below this many bytes.
 CHUNK_BYTES = 128 * 2**20
 
@@ -45,12 +50,14 @@ class KKTSystem:
         A: dense A, (B, m, n).
         root_nu: sqrt(nu), (B, m, 1).
         spectrum: of D Proj_K.
+        sparse: whether most entries of K are zero, for every element of the structure.
     """
 
     K: Tensor
     A: Tensor
     root_nu: Tensor
     spectrum: Spectrum
+    sparse: bool
 
     def to_rows(self, w: Tensor) -> Tensor:
         """Q S w, (B, m) to (B, m)."""
@@ -74,7 +81,16 @@ def assemble(program: ConeProgram, s: Tensor, z: Tensor) -> KKTSystem:
     rotated = root_nu * spectrum.basis.rotate(A)
     upper = torch.cat([program.dense_P(), rotated.transpose(-1, -2)], dim=-1)
     lower = torch.cat([rotated, torch.diag_embed(-spectrum.mu)], dim=-1)
-    return KKTSystem(torch.cat([upper, lower], dim=-2), A, root_nu, spectrum)
+    sparse = A.device.type == "cpu" and is_sparse(program.structure)
+    return KKTSystem(torch.cat([upper, lower], dim=-2), A, root_nu, spectrum, sparse)
+
+
+def is_sparse(structure: Structure) -> bool:
+    """Whether a sparse factorization pays, decided by the structure alone; rotations fill the rows of their cones."""
+    size = structure.n + structure.m
+    linear = structure.cones.zero + structure.cones.nonnegative
+    entries = int((structure.A_rows < linear).sum()) + (structure.m - linear) * structure.n
+    return size >= SMALLEST_SPARSE and 2 * (entries + len(structure.P_rows)) <= SPARSE_DENSITY * size**2
 
 
 def chunks(program: ConeProgram) -> Iterator[Tensor]:
@@ -91,15 +107,13 @@ class Factor:
     Attributes:
         scaled: D K D, (B, N, N).
         D: from equilibration, (B, N, 1).
-        ldl, pivots: symmetric (Bunch-Kaufman) factors of D K D; of D (K + eps J) D, J = diag(I, -I), for the singular
-            elements.
+        inverse: of D K D; of D (K + eps J) D, J = diag(I, -I), for the singular elements.
         singular: (B,), whether K is singular to working precision.
     """
 
     scaled: Tensor
     D: Tensor
-    ldl: Tensor
-    pivots: Tensor
+    inverse: Inverse
     singular: Tensor
 
 
@@ -121,32 +135,33 @@ def equilibrate(K: Tensor) -> Tensor:
     return D
 
 
-def factor(K: Tensor, n: int) -> Factor:
-    """Factor a batch of symmetric matrices whose first n rows belong to x, (B, N, N), singular ones included."""
+def factor(system: KKTSystem) -> Factor:
+    """Factor a batch, singular elements included."""
+    K, n = system.K, system.A.shape[-1]
+    make = SparseInverse.of if system.sparse else DenseInverse.of
     D = equilibrate(K)
     scaled = D * K * D.transpose(-1, -2)
-    ldl, pivots, _ = torch.linalg.ldl_factor_ex(scaled)
+    inverse: Inverse = make(scaled)
     if K.shape[-1] == 0:
-        return Factor(scaled, D, ldl, pivots, torch.zeros(len(K), dtype=torch.bool, device=K.device))
-    singular = _is_singular(ldl, pivots)
+        return Factor(scaled, D, inverse, torch.zeros(len(K), dtype=torch.bool, device=K.device))
+    singular = _is_singular(inverse, scaled)
     if bool(singular.any()):
         i = singular.nonzero().squeeze(-1)
         weight = D[i] ** 2 / (D[i] ** 2).mean(1, keepdim=True)
         sign = torch.where(torch.arange(K.shape[-1], device=K.device) < n, 1.0, -1.0).to(K.dtype)
         regular = scaled[i] + torch.diag_embed(REGULARIZATION * sign * weight.squeeze(-1))
-        regular_ldl, regular_pivots, _ = torch.linalg.ldl_factor_ex(regular)
-        ldl, pivots = ldl.index_copy(0, i, regular_ldl), pivots.index_copy(0, i, regular_pivots)
-    return Factor(scaled, D, ldl, pivots, singular)
+        inverse = inverse.replace(i, make(regular))
+    return Factor(scaled, D, inverse, singular)
 
 
-def _is_singular(ldl: Tensor, pivots: Tensor) -> Tensor:
+def _is_singular(inverse: Inverse, scaled: Tensor) -> Tensor:
     """Whether the inverse magnifies a fixed vector beyond `LARGEST_INVERSE`, (B,).
 
     A null vector is orthogonal to it with probability zero; the equilibrated matrix has norm about 1.
     """
-    size = ldl.shape[-1]
-    probe = torch.cos(torch.arange(1, size + 1, dtype=ldl.dtype, device=ldl.device) ** 2)
-    magnified = torch.linalg.ldl_solve(ldl, pivots, probe.expand(len(ldl), size).unsqueeze(-1))
+    count, size = scaled.shape[:2]
+    probe = torch.cos(torch.arange(1, size + 1, dtype=scaled.dtype, device=scaled.device) ** 2)
+    magnified = inverse.apply(probe.expand(count, size).unsqueeze(-1))
     return ~(magnified.abs().amax((1, 2)) < LARGEST_INVERSE)
 
 
@@ -171,11 +186,11 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
         return rhs, rhs.sum(-1)
     D = factored.D
     scaled_rhs = D * rhs.unsqueeze(-1)
-    u = torch.linalg.ldl_solve(factored.ldl, factored.pivots, scaled_rhs)
+    u = factored.inverse.apply(scaled_rhs)
     residual = scaled_rhs - factored.scaled @ u
     steps = max(refinement_steps, SINGULAR_STEPS) if bool(factored.singular.any()) else refinement_steps
     for step in range(steps):
-        better = u + torch.linalg.ldl_solve(factored.ldl, factored.pivots, residual)
+        better = u + factored.inverse.apply(residual)
         new_residual = scaled_rhs - factored.scaled @ better
         improved = (new_residual.abs().amax(1) < residual.abs().amax(1)).unsqueeze(-1)
         if step >= refinement_steps:
@@ -187,7 +202,8 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
     relative = residual.abs().amax((1, 2)) / torch.where(size > 0, size, torch.ones_like(size))
     u = (D * u).squeeze(-1)
     stalled = (factored.singular & ~(relative <= CONSISTENT)).nonzero().squeeze(-1)
-    for i in stalled.tolist():
+    # Beyond that size eigenvalues take minutes; the regularized solution stays, and its residual is reported.
+    for i in stalled.tolist() if rhs.shape[-1] <= LARGEST_EIGENPROBLEM else []:
         u[i], relative[i] = _least_squares(factored.scaled[i], D[i], rhs[i])
     return u, relative
 

@@ -21,11 +21,11 @@ from torch import Tensor
 
 from convexlayers.derivatives.kkt import assemble, chunks, factor, solve
 from convexlayers.program import ConeProgram
-from convexlayers.solution import TOLERANCE_FACTOR, measure
+from convexlayers.solution import measure
 
 STEPS = 5
-# Residuals that rounding allows; no step is taken below.
-ROUNDING = 4e-15
+# Residuals this small are left alone.
+ROUNDING = 1e-13
 # Above this n + m the dense factorizations cost more than they bring.
 LARGEST_SIZE = 1000
 
@@ -39,7 +39,7 @@ def needs_refinement(program: ConeProgram, s: Tensor, z: Tensor, tolerance: floa
         return torch.ones(len(s), dtype=torch.bool, device=s.device)
     distance = (s - cones.project(s - z)).abs().amax(-1)
     size = torch.clamp(torch.maximum(s.abs().amax(-1), z.abs().amax(-1)), min=1)
-    return distance > TOLERANCE_FACTOR * tolerance * size
+    return distance > tolerance * size
 
 
 def refine(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -63,16 +63,20 @@ def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tupl
     best = measure(program, x, s, z).largest
     walk_x, walk_v = x, s - z
     for _ in range(STEPS):
-        if bool((best <= ROUNDING).all()):
+        # Finished elements stay where they are, whatever their neighbours need.
+        active = (best > ROUNDING).nonzero().squeeze(-1)
+        if len(active) == 0:
             break
-        walk_x, walk_v = _newton_step(program, walk_x, walk_v)
-        new_s = program.structure.cones.project(walk_v)
-        new_z = new_s - walk_v
-        residual = measure(program, walk_x, new_s, new_z).largest
-        # A finished element does not follow its neighbours any further.
-        better = ((residual < best) & (best > ROUNDING)).unsqueeze(-1)
-        x, s, z = torch.where(better, walk_x, x), torch.where(better, new_s, s), torch.where(better, new_z, z)
-        best = torch.where(better.squeeze(-1), residual, best)
+        part = program.select(active)
+        new_x, new_v = _newton_step(part, walk_x[active], walk_v[active])
+        new_s = program.structure.cones.project(new_v)
+        new_z = new_s - new_v
+        residual = measure(part, new_x, new_s, new_z).largest
+        walk_x, walk_v = walk_x.index_copy(0, active, new_x), walk_v.index_copy(0, active, new_v)
+        lower = residual < best[active]
+        better = active[lower]
+        x, s, z = (old.index_copy(0, better, new[lower]) for old, new in ((x, new_x), (s, new_s), (z, new_z)))
+        best = best.index_copy(0, better, residual[lower])
     return x, s, z
 
 
@@ -83,7 +87,7 @@ def _newton_step(program: ConeProgram, x: Tensor, v: Tensor) -> tuple[Tensor, Te
     r1 = -(program.P_times(x) + program.At_times(z) + program.q)
     r2 = program.b - program.A_times(x) - s
     system = assemble(program, s, z)
-    u, _ = solve(factor(system.K, n), torch.cat([r1, system.from_rows(r2)], dim=-1), 1)
+    u, _ = solve(factor(system), torch.cat([r1, system.from_rows(r2)], dim=-1), 1)
     dx, dz = u[:, :n], system.to_rows(u[:, n:])
     ds = r2 - program.A_times(dx)
     # A step that is not finite is not taken: eigenvalues of such a point would be an error for the whole batch.

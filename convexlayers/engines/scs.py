@@ -14,7 +14,7 @@ from convexlayers.cones import Cones
 from convexlayers.cones.svec import svec_index
 from convexlayers.engines.base import Engine
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
-from convexlayers.errors import EngineNotInstalledError
+from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.status import Status
 
@@ -68,6 +68,26 @@ def cone_dict(cones: Cones) -> dict[str, Any]:
     }
 
 
+# SCS ignores what it does not know.
+SETTINGS = frozenset(
+    [
+        "use_indirect",
+        "mkl",
+        "gpu",
+        "cudss",
+        "normalize",
+        "scale",
+        "rho_x",
+        "max_iters",
+        "eps_abs",
+        "eps_rel",
+        "eps_infeas",
+    ]
+    + ["alpha", "time_limit_secs", "verbose", "warm_start", "acceleration_lookback", "acceleration_interval"]
+    + ["adaptive_scale", "write_data_filename", "log_csv_filename"]
+)
+
+
 class SCSPlan(PerProblemPlan):
     """Row order and cones, made once."""
 
@@ -113,4 +133,7 @@ class SCS(Engine):
 
     def setup(self, program: ParametrizedConeProgram) -> SCSPlan:
         load()
+        unknown = set(self.options) - SETTINGS
+        if unknown:
+            raise ArgumentError(f"options: SCS has no setting {', '.join(map(repr, sorted(unknown)))}.")
         return SCSPlan(program, self, thread_count(self))
