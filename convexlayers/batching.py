@@ -60,11 +60,14 @@ def as_tensor(name: str, value: Value) -> Tensor:
         # Numbers keep all their digits in float64; the dtype of results is decided by `common_dtype`.
         try:
             array = np.asarray(value)
-        except ValueError as error:
-            raise ArgumentError(f"{name} is a {type(value).__name__} without a shape: {error}") from error
+        except (ValueError, RuntimeError):  # ragged lists, lists of tensors that require gradients
+            array = np.empty(0, dtype=object)
         if array.dtype.kind not in "fiubc":
             raise ArgumentError(f"{name} is a {type(value).__name__}, expected a tensor, an array or a number.")
-        tensor = torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+        dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
+        tensor = torch.from_numpy(np.array(array, dtype=dtype, order="C"))
+    if tensor.layout is not torch.strided:
+        raise ArgumentError(f"{name} is a sparse tensor, expected a dense one.")
     if tensor.is_complex():
         raise ArgumentError(f"{name} is complex, expected real numbers.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
@@ -77,17 +80,20 @@ def common_dtype(values: Sequence[Value]) -> torch.dtype:
         if isinstance(value, Tensor) and value.is_floating_point():
             dtype = value.dtype if dtype is None else torch.promote_types(dtype, value.dtype)
         elif isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            found = torch.from_numpy(np.zeros(0, dtype=value.dtype.newbyteorder("="))).dtype
+            found = as_tensor("", value[..., :0] if value.ndim else value).dtype
             dtype = found if dtype is None else torch.promote_types(dtype, found)
     return dtype if dtype is not None else torch.get_default_dtype()
 
 
-def to_batch(parameters: Sequence[ParameterInfo], values: Sequence[Value]) -> tuple[list[Tensor], Batch]:
+def to_batch(
+    parameters: Sequence[ParameterInfo], values: Sequence[Value], dtype: torch.dtype | None = None
+) -> tuple[list[Tensor], Batch]:
     """Convert and broadcast.
 
     Args:
         parameters: what is expected.
         values: one per parameter, of shape (*batch, *shape).
+        dtype: of results, by default the common one of the values.
 
     Returns:
         float64 tensors of shape (B or 1, *shape), differentiable in the values, and the batch.
@@ -104,7 +110,7 @@ def to_batch(parameters: Sequence[ParameterInfo], values: Sequence[Value]) -> tu
         listed = ", ".join(f"{info.name} {tuple(lead)}" for info, lead in zip(parameters, leading, strict=True))
         raise ArgumentError(f"The batch dimensions of the parameters do not broadcast: {listed}.") from error
     dtypes = tuple(tensor.dtype for tensor in tensors)
-    batch = Batch(shape, common_dtype(values), _common_device(parameters, tensors, values), dtypes)
+    batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
     rows = []
     for info, tensor, lead in zip(parameters, tensors, leading, strict=True):
         wide = tensor.to(device=batch.device, dtype=torch.float64)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from convexlayers.autograd import differentiable_solve
@@ -99,7 +100,9 @@ def check_policy(on_failure: str) -> str:
     return on_failure
 
 
-def execute(plan: Plan, values: Sequence[Value], *, on_failure: str, check_values: bool) -> Execution:
+def execute(
+    plan: Plan, values: Sequence[Value], *, on_failure: str, check_values: bool, dtype: torch.dtype | None = None
+) -> Execution:
     """Convert, check, solve, and apply the failure policy.
 
     Args:
@@ -107,13 +110,14 @@ def execute(plan: Plan, values: Sequence[Value], *, on_failure: str, check_value
         values: one per parameter of plan.program, (*batch, *shape).
         on_failure: "raise" or "nan".
         check_values: whether to check the parameters' attributes.
+        dtype: of results, by default the common one of the values.
 
     Raises:
         ArgumentError: bad values.
         SolverError: on_failure is "raise" and an element was not solved.
     """
     program = plan.program
-    rows, batch = to_batch(program.parameters, values)
+    rows, batch = to_batch(program.parameters, values, dtype)
     if check_values:
         validate(program.parameters, rows, batch.dtypes)
     theta = make_theta(program.blocks, rows)

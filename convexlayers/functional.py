@@ -14,7 +14,7 @@ from torch import Tensor
 
 from convexlayers.assembly import Assembly
 from convexlayers.autograd import differentiable_solve
-from convexlayers.batching import Value, as_tensor, make_theta, to_batch
+from convexlayers.batching import Value, as_tensor, common_dtype, make_theta, to_batch
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Derivative, Exact
 from convexlayers.engines import Engine, make_engine
@@ -148,6 +148,9 @@ def solve_socp(
     for left, right, names in ((G, h, ("G", "h")), (A, b, ("A", "b"))):
         if (left is None) != (right is None):
             raise ArgumentError(f"{names[0]} and {names[1]} belong together: give both or neither.")
+    for i, cone in enumerate(second_order):
+        if len(cone) != 4:
+            raise ArgumentError(f"second_order[{i}] has {len(cone)} parts, expected the four (M, v, c, d).")
     n = _width("q", q)
     inequalities = 0 if h is None else _width("h", h)
     equalities = 0 if b is None else _width("b", b)
@@ -163,7 +166,11 @@ def solve_socp(
     values += [] if lb is None else _bound("lb", lb, n, -1.0)
     values += [] if ub is None else _bound("ub", ub, n, 1.0)
     values += [value for cone in second_order for value in cone]
-    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    # What was converted above must not decide the dtype: a bound of 0.0 does not make a float32 problem float64.
+    originals = [value for value in (P, q, G, h, A, b, lb, ub) if value is not None]
+    dtype = common_dtype([*originals, *(value for cone in second_order for value in cone)])
+    plan, policy = engine.setup(program), check_policy(on_failure)
+    run = execute(plan, values, on_failure=policy, check_values=validate, dtype=dtype)
     names = [("A", equalities), ("G", inequalities), ("lb", n * bounded[0]), ("ub", n * bounded[1])]
     return _solution(run, names, [1 + size for size in sizes])
 

@@ -1,6 +1,6 @@
 """ConvexLayer: a parametrized convex problem as a torch module."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.calling import collect_values
 from convexlayers.derivatives import Derivative
 from convexlayers.engines import Engine, make_engine
-from convexlayers.errors import MissingArgumentError, count_of
 from convexlayers.execute import BatchSolution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 
@@ -72,8 +72,8 @@ class ConvexLayer(torch.nn.Module):
     def __init__(
         self,
         problem: "cp.Problem",
-        parameters: Sequence["cp.Parameter"],
-        variables: Sequence["cp.Variable"],
+        parameters: Iterable["cp.Parameter"],
+        variables: Iterable["cp.Variable"],
         *,
         solver: str | Engine = "auto",
         derivative: Derivative | None = None,
@@ -138,7 +138,7 @@ class ConvexLayer(torch.nn.Module):
 
     def solve(self, *values: Value | Mapping[Any, Value], **named: Value) -> LayerSolution:
         """Like calling the layer, with objective, status, iterations and residuals of every element."""
-        ordered = collect_values(self.program, values, named)
+        ordered = collect_values(self.program.parameters, values, named)
         run = execute(self._plan, ordered, on_failure=self.on_failure, check_values=self.validate)
         outputs = [(info.source, run.batch.restore(info.recover(run.x, run.z))) for info in self.program.outputs]
         return LayerSolution(
@@ -151,50 +151,3 @@ class ConvexLayer(torch.nn.Module):
     def extra_repr(self) -> str:
         """For print(layer)."""
         return f"{self.program.title}, solver={self.engine.name!r}, on_failure={self.on_failure!r}"
-
-
-def collect_values(
-    program: ParametrizedConeProgram, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value]
-) -> list[Value]:
-    """One value per parameter, in order, however they were passed.
-
-    Raises:
-        MissingArgumentError: one is missing, unknown or given twice.
-    """
-    infos = program.parameters
-    if len(values) == 1 and isinstance(values[0], Mapping):
-        by_key = {getattr(key, "id", key): value for key, value in values[0].items()}
-        twice = [info.name for info in infos if (info.key in by_key) + (info.name in by_key) + (info.name in named) > 1]
-        if twice:
-            raise MissingArgumentError(f"{', '.join(twice)} given twice.")
-        return _by_key(program, {**by_key, **named})
-    if not named:
-        if len(values) != len(infos):
-            expected = ", ".join(f"{info.name} {info.shape}" for info in infos) or "none"
-            raise MissingArgumentError(f"{count_of(len(values), 'value')} given, expected {len(infos)}: {expected}.")
-        return list(values)  # type: ignore[arg-type]
-    keyed: dict[Any, Any] = {info.key: value for info, value in zip(infos, values, strict=False)}
-    if len(values) > len(infos):
-        raise MissingArgumentError(f"{count_of(len(values), 'value')} given, expected at most {len(infos)}.")
-    twice = [info.name for info in infos[: len(values)] if info.name in named]
-    if twice:
-        raise MissingArgumentError(f"{', '.join(twice)} given by position and by name.")
-    return _by_key(program, {**keyed, **named})
-
-
-def _by_key(program: ParametrizedConeProgram, given: dict[Any, Any]) -> list[Value]:
-    names = [info.name for info in program.parameters]
-    ordered, left = [], dict(given)
-    for info in program.parameters:
-        key = info.key if info.key in left else info.name
-        if key not in left:
-            raise MissingArgumentError(f"No value for parameter {info.name}; the parameters are {', '.join(names)}.")
-        if key == info.name and names.count(info.name) > 1:
-            raise MissingArgumentError(
-                f"Two parameters are called {info.name}: pass values by position or by parameter."
-            )
-        ordered.append(left.pop(key))
-    if left:
-        unknown = ", ".join(map(str, left))
-        raise MissingArgumentError(f"Unknown parameter {unknown}; the parameters are {', '.join(names) or 'none'}.")
-    return ordered

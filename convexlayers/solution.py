@@ -99,6 +99,22 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
     return (farkas > 0) & (off_z <= CERTIFICATE_TOLERANCE), (descent > 0) & (off_x <= CERTIFICATE_TOLERANCE)
 
 
+def contradictory_equalities(program: ConeProgram) -> Tensor:
+    """Which elements have equalities that contradict each other, (B,): interior-point methods may stall on those.
+
+    The least-squares residual r of A0 x = b0 satisfies A0'r = 0 and b0'r = |r|^2, so z = -r proves it.
+    """
+    rows = program.structure.cones.zero
+    if rows == 0 or program.batch == 0:
+        return torch.zeros(program.batch, dtype=torch.bool, device=program.data.device)
+    finite = program.data.isfinite().all(-1, keepdim=True)
+    program = ConeProgram(program.structure, torch.where(finite, program.data, torch.zeros_like(program.data)))
+    A, b = program.dense_A()[:, :rows], program.b[:, :rows].unsqueeze(-1)
+    z = torch.zeros_like(program.b)
+    z[:, :rows] = -(b - A @ (torch.linalg.pinv(A) @ b)).squeeze(-1)
+    return certificates(program, torch.zeros_like(program.q), z)[0]
+
+
 @dataclass
 class DerivativeReport:
     """What is known of the last derivative taken at a solution; empty until one is.
@@ -177,6 +193,8 @@ def judge(
     unclear = torch.where(claimed == int(Status.SOLVED), int(Status.INACCURATE), claimed)
     if bool((~certified & ~accurate).any()):
         infeasible, unbounded = certificates(program, x, z)
+        open_elements = (~certified & ~accurate & ~infeasible & ~unbounded).nonzero().squeeze(-1)
+        infeasible = infeasible.index_copy(0, open_elements, contradictory_equalities(program.select(open_elements)))
         unclear = torch.where(unbounded, int(Status.DUAL_INFEASIBLE), unclear)
         unclear = torch.where(infeasible, int(Status.PRIMAL_INFEASIBLE), unclear)
     status = torch.where(certified, claimed, torch.where(accurate, int(Status.SOLVED), unclear))

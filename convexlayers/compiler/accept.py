@@ -10,6 +10,17 @@ from convexlayers.compiler.explain import explain_not_convex, explain_not_dpp
 from convexlayers.errors import ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError
 
 
+def as_list(name: str, items: Iterable[Any]) -> list[Any]:
+    """The items, from any iterable but an expression, which iterates over its entries.
+
+    Raises:
+        ArgumentError: it is one.
+    """
+    if isinstance(items, cp.Expression):
+        raise ArgumentError(f"{name} is a {type(items).__name__}, expected a list of them.")
+    return list(items)
+
+
 def check_arguments(problem: cp.Problem, parameters: Sequence[cp.Parameter], variables: Sequence[cp.Variable]) -> None:
     """The lists must be those of the problem.
 

@@ -1,11 +1,11 @@
 """compile_problem: the pipeline, one step per line."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import cvxpy as cp
 
-from convexlayers.compiler.accept import check_arguments, check_problem
+from convexlayers.compiler.accept import as_list, check_arguments, check_problem
 from convexlayers.compiler.canonicalize import canonicalize
 from convexlayers.compiler.parameters import describe_parameters, parameter_blocks
 from convexlayers.compiler.recover import describe_outputs
@@ -15,8 +15,8 @@ from convexlayers.program import ParametrizedConeProgram
 
 def compile_problem(
     problem: cp.Problem,
-    parameters: Sequence[cp.Parameter],
-    variables: Sequence[cp.Variable],
+    parameters: Iterable[cp.Parameter],
+    variables: Iterable[cp.Variable],
     *,
     gp: bool = False,
 ) -> ParametrizedConeProgram:
@@ -47,6 +47,7 @@ def compile_problem(
         'zero 2, nonnegative 2'
     """
     start = time.perf_counter()
+    parameters, variables = as_list("parameters", parameters), as_list("variables", variables)
     check_arguments(problem, parameters, variables)
     check_problem(problem, gp)
     canonical = canonicalize(problem, gp)

@@ -29,8 +29,8 @@ EQUILIBRATION_STEPS = 8
 # Rows whose largest entries are within this factor of 1 need no further equilibration.
 BALANCED = 4.0
 # eps of the regularized system, relative to the equilibrated one; refinement removes its effect.
-REGULARIZATION = 1e-5
-SINGULAR_STEPS = 12
+REGULARIZATION = 1e-4
+SINGULAR_STEPS = 16
 # A singular system whose residual refinement brings below this is consistent.
 CONSISTENT = 1e-12
 # Sparse factorizations pay from this order on, up to this share of nonzeros.

@@ -37,9 +37,16 @@ def needs_refinement(program: ConeProgram, s: Tensor, z: Tensor, tolerance: floa
         return torch.zeros(len(s), dtype=torch.bool, device=s.device)
     if cones.second_order or cones.psd or cones.exponential or cones.power:
         return torch.ones(len(s), dtype=torch.bool, device=s.device)
-    distance = (s - cones.project(s - z)).abs().amax(-1)
-    size = torch.clamp(torch.maximum(s.abs().amax(-1), z.abs().amax(-1)), min=1)
-    return distance > tolerance * size
+    return complementarity(program, s, z) > tolerance
+
+
+def complementarity(program: ConeProgram, s: Tensor, z: Tensor) -> Tensor:
+    """How far s is from Proj_K(s - z), relative, (B,).
+
+    The gap s'z says less: on a curved cone it is of second order in the error.
+    """
+    distance = (s - program.structure.cones.project(s - z)).abs().amax(-1)
+    return distance / torch.clamp(torch.maximum(s.abs().amax(-1), z.abs().amax(-1)), min=1)
 
 
 def refine(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -61,6 +68,8 @@ def refine(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tenso
 
 def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     best = measure(program, x, s, z).largest
+    if program.structure.m:
+        best = torch.maximum(best, complementarity(program, s, z))
     walk_x, walk_v = x, s - z
     for _ in range(STEPS):
         # Finished elements stay where they are, whatever their neighbours need.

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Derivative, Exact, Tangents
 from convexlayers.errors import ArgumentError
-from convexlayers.program import ParametrizedConeProgram
+from convexlayers.program import ConeProgram, ParametrizedConeProgram
+from convexlayers.scaling import Scaling, find_scaling
 from convexlayers.solution import DerivativeReport, Solution
 
 
@@ -47,8 +48,10 @@ class Plan(ABC):
         indices = solution.solved.nonzero().squeeze(-1)
         grad = torch.zeros_like(solution.program.data)
         if len(indices):
-            part, report = self._data_adjoint(solution, indices, cotangents.select(indices))
-            grad = grad.index_copy(0, indices, part)
+            elements = select_solved(solution, indices)
+            scaling = elements.scaling
+            part, report = self._data_adjoint(elements, scaling.normalize_cotangents(cotangents.select(indices)))
+            grad = grad.index_copy(0, indices, part * scaling.data)
             record(solution, indices, report)
         return self.program.map.adjoint(grad, theta, wanted)
 
@@ -58,8 +61,10 @@ class Plan(ABC):
         out = Tangents(*(torch.zeros_like(v) for v in (solution.x, solution.s, solution.z, solution.objective)))
         if len(indices) == 0:
             return out
+        elements = select_solved(solution, indices)
         ddata = self.program.map.tangent(dtheta, program.batch)[indices]
-        part, report = self._data_tangent(solution, indices, ddata)
+        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
+        part = elements.scaling.restore_tangents(normalized)
         record(solution, indices, report)
         return Tangents(
             dx=out.dx.index_copy(0, indices, part.dx),
@@ -68,17 +73,42 @@ class Plan(ABC):
             objective=out.objective.index_copy(0, indices, part.objective),
         )
 
-    def _data_adjoint(
-        self, solution: Solution, indices: Tensor, cotangents: Cotangents
-    ) -> tuple[Tensor, DerivativeReport]:
-        """Cotangent of the numbers of the elements at `indices`."""
-        x, s, z = solution.x[indices], solution.s[indices], solution.z[indices]
-        return self.derivative.adjoint(solution.program.select(indices), x, s, z, cotangents)
+    def _data_adjoint(self, elements: "SolvedElements", cotangents: Cotangents) -> tuple[Tensor, DerivativeReport]:
+        """Cotangent of the normalized numbers of solved elements."""
+        return self.derivative.adjoint(elements.program, elements.x, elements.s, elements.z, cotangents)
 
-    def _data_tangent(self, solution: Solution, indices: Tensor, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
-        """Tangent of the solution of the elements at `indices`."""
-        x, s, z = solution.x[indices], solution.s[indices], solution.z[indices]
-        return self.derivative.tangent(solution.program.select(indices), x, s, z, ddata)
+    def _data_tangent(self, elements: "SolvedElements", ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
+        """Tangent of the normalized solution of solved elements."""
+        return self.derivative.tangent(elements.program, elements.x, elements.s, elements.z, ddata)
+
+
+@dataclass(frozen=True, eq=False)
+class SolvedElements:
+    """The solved elements of a batch in units in which their numbers have size one.
+
+    Attributes:
+        program: normalized numbers.
+        x, s, z: normalized solution.
+        scaling: the units.
+        states: what the engine remembers of each.
+    """
+
+    program: ConeProgram
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    scaling: Scaling
+    states: tuple[object, ...]
+
+
+def select_solved(solution: Solution, indices: Tensor) -> SolvedElements:
+    """The elements at `indices`, normalized."""
+    program = solution.program.select(indices)
+    scaling = find_scaling(program)
+    x, s, z = scaling.normalize_point(solution.x[indices], solution.s[indices], solution.z[indices])
+    state = solution.engine_state
+    states = tuple(state[i] for i in indices.tolist()) if isinstance(state, tuple) else ()
+    return SolvedElements(scaling.normalize(program), x, s, z, scaling, states)
 
 
 def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> None:

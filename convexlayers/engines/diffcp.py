@@ -22,12 +22,12 @@ from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Tangents
 from convexlayers.derivatives.exact import contract
-from convexlayers.engines.base import Engine
+from convexlayers.engines.base import Engine, SolvedElements
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
 from convexlayers.engines.scs import DEFAULT_ITERATIONS, cone_dict, row_order
 from convexlayers.errors import EngineNotInstalledError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
-from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.solution import DerivativeReport
 from convexlayers.status import Status
 
 # Eigenvalues of P below this share of the largest are zero.
@@ -118,20 +118,17 @@ class DiffCPPlan(PerProblemPlan):
         kept = {key: value for key, value in keys.items() if value}
         return sp.csc_matrix(A), b, c, kept, order
 
-    def _data_adjoint(
-        self, solution: Solution, indices: Tensor, cotangents: Cotangents
-    ) -> tuple[Tensor, DerivativeReport]:
+    def _data_adjoint(self, elements: SolvedElements, cotangents: Cotangents) -> tuple[Tensor, DerivativeReport]:
         """Cotangents of the numbers by diffcp's DT; diffcp reports no residual."""
-        states, program = _states(solution), solution.program.select(indices)
-        grads = []
-        for row, index in enumerate(indices.tolist()):
-            grads.append(self._adjoint_one(states[index], solution, index, cotangents, row))
-        grad = torch.as_tensor(np.stack(grads), device=solution.x.device)
+        rows = range(elements.program.batch)
+        grad = torch.as_tensor(np.stack([self._adjoint_one(elements, row, cotangents) for row in rows]))
+        grad = grad.to(elements.x.device)
         if cotangents.objective is not None:
-            grad = grad + _envelope(program, solution.x[indices], solution.z[indices], cotangents.objective)
+            grad = grad + _envelope(elements, cotangents.objective)
         return grad, DerivativeReport()
 
-    def _adjoint_one(self, maps: Maps, solution: Solution, index: int, cotangents: Cotangents, row: int) -> np.ndarray:
+    def _adjoint_one(self, elements: SolvedElements, row: int, cotangents: Cotangents) -> np.ndarray:
+        maps = _maps(elements, row)
         structure = self.program.structure
         own = maps.order >= 0
         dx, dy, ds = np.zeros(maps.columns), np.zeros(len(own)), np.zeros(len(own))
@@ -146,20 +143,16 @@ class DiffCPPlan(PerProblemPlan):
         grad_A, grad_b = np.zeros((structure.m, structure.n)), np.zeros(structure.m)
         grad_A[maps.order[own]] = dA.toarray()[own][:, : structure.n]
         grad_b[maps.order[own]] = db[own]
-        grad_q, x = dc[: structure.n], solution.x[index].cpu().numpy()
+        grad_q, x = dc[: structure.n], elements.x[row].cpu().numpy()
         i, j = structure.P_rows, structure.P_cols
         grad_P = np.where(i == j, 0.5, 1.0) * (grad_q[i] * x[j] + x[i] * grad_q[j])
         return size * np.concatenate([grad_P, grad_q, grad_A[structure.A_rows, structure.A_cols], grad_b, [0.0]])
 
-    def _data_tangent(self, solution: Solution, indices: Tensor, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
+    def _data_tangent(self, elements: SolvedElements, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
         """Tangents of the solution by diffcp's D."""
-        states, d = _states(solution), ConeProgram(self.program.structure, ddata)
-        x, z = solution.x[indices], solution.z[indices]
-        dq, dA, db = d.q + d.P_times(x), d.dense_A().cpu().numpy(), d.b.cpu().numpy()
-        rows = [
-            self._tangent_one(states[index], dq[row].cpu().numpy(), dA[row], db[row])
-            for row, index in enumerate(indices.tolist())
-        ]
+        d, x, z = ConeProgram(self.program.structure, ddata), elements.x, elements.z
+        dq, dA, db = (part.cpu().numpy() for part in (d.q + d.P_times(x), d.dense_A(), d.b))
+        rows = [self._tangent_one(_maps(elements, row), dq[row], dA[row], db[row]) for row in range(len(x))]
         dx, ds, dz = (torch.as_tensor(np.stack(part), device=x.device) for part in zip(*rows, strict=True))
         objective = (x * (0.5 * d.P_times(x) + d.q)).sum(-1) + (z * (d.A_times(x) - d.b)).sum(-1) + d.offset
         return Tangents(dx, ds, dz, objective), DerivativeReport()
@@ -178,14 +171,16 @@ class DiffCPPlan(PerProblemPlan):
         return scale * dx[:n], scale * ds_own, scale * dz_own
 
 
-def _states(solution: Solution) -> tuple[Maps, ...]:
-    assert isinstance(solution.engine_state, tuple)
-    return solution.engine_state
+def _maps(elements: SolvedElements, row: int) -> Maps:
+    maps = elements.states[row]
+    assert isinstance(maps, Maps)
+    return maps
 
 
-def _envelope(program: ConeProgram, x: Tensor, z: Tensor, grad_objective: Tensor) -> Tensor:
+def _envelope(elements: SolvedElements, grad_objective: Tensor) -> Tensor:
     """Cotangent of the numbers through the optimal value (see derivatives/exact.py)."""
-    return contract(program, x, z, torch.zeros_like(x), torch.zeros_like(z), grad_objective)
+    x, z = elements.x, elements.z
+    return contract(elements.program, x, z, torch.zeros_like(x), torch.zeros_like(z), grad_objective)
 
 
 def _status(message: str) -> Status:

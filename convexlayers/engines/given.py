@@ -1,7 +1,7 @@
 """Not a solver: a solution that was found elsewhere, judged, and given the library's derivative."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from torch import Tensor
 from convexlayers.derivatives import Derivative, Exact
 from convexlayers.engines.base import Plan
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
+from convexlayers.scaling import find_scaling
 from convexlayers.solution import Solution, judge
 from convexlayers.status import Status
 
@@ -45,7 +46,10 @@ class GivenPlan(Plan):
         given = self.engine
         data = self.program.evaluate(theta).data.detach()
         program = ConeProgram(self.program.structure, data.expand(len(given.x), -1))
+        scaling = find_scaling(program)
         claimed = torch.full((len(given.x),), int(Status.SOLVED), dtype=torch.int64, device=data.device)
-        claimed = torch.where(data.isfinite().all(-1), claimed, int(Status.INVALID_DATA))
-        iterations = torch.zeros_like(claimed)
-        return judge(program, given.x, given.s, given.z, claimed, iterations, given.tolerance)
+        claimed = torch.where(program.data.isfinite().all(-1), claimed, int(Status.INVALID_DATA))
+        point = scaling.normalize_point(given.x, given.s, given.z)
+        found = judge(scaling.normalize(program), *point, claimed, torch.zeros_like(claimed), given.tolerance)
+        objective = program.objective(given.x)
+        return replace(found, program=program, x=given.x, s=given.s, z=given.z, objective=objective)

@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import scipy.sparse as sp
@@ -13,6 +13,7 @@ from torch import Tensor
 from convexlayers.derivatives.refine import needs_refinement, refine
 from convexlayers.engines.base import Engine, Plan
 from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
+from convexlayers.scaling import find_scaling
 from convexlayers.solution import Solution, judge
 from convexlayers.status import Status
 
@@ -80,15 +81,19 @@ class PerProblemPlan(Plan):
         """Solve one element. Called from several threads at once."""
 
     def solve(self, theta: Sequence[Tensor]) -> Solution:
-        """Solve every element whose numbers are finite; the others get INVALID_DATA."""
-        program = self.program.evaluate(theta)
-        numbers = program.data.detach().cpu().numpy()
+        """Solve every element whose numbers are finite, in normalized units; the others get INVALID_DATA."""
+        program = ConeProgram(self.program.structure, self.program.evaluate(theta).data.detach())
+        scaling = find_scaling(program)
+        normalized = scaling.normalize(program)
+        numbers = normalized.data.cpu().numpy()
         finite = np.isfinite(numbers).all(axis=1)
         outcomes: list[Outcome] = [failure(self.program.structure, Status.INVALID_DATA)] * program.batch
         indices = np.nonzero(finite)[0].tolist()
         for index, outcome in zip(indices, self._run([numbers[i] for i in indices]), strict=True):
             outcomes[index] = outcome
-        return self._collect(program, outcomes)
+        found = self._collect(normalized, outcomes)
+        x, s, z = scaling.restore_point(found.x, found.s, found.z)
+        return replace(found, program=program, x=x, s=s, z=z, objective=program.objective(x))
 
     def _run(self, rows: list[np.ndarray]) -> list[Outcome]:
         workers = min(self.threads, len(rows))
@@ -120,13 +125,12 @@ class PerProblemPlan(Plan):
         def integers(values: list[int]) -> Tensor:
             return torch.tensor(values, dtype=torch.int64, device=device)
 
-        numbers = ConeProgram(structure, program.data.detach())
         claimed = integers([int(outcome.status) for outcome in outcomes])
         point = self._refine(
-            numbers, (stack("x", structure.n), stack("s", structure.m), stack("z", structure.m)), claimed
+            program, (stack("x", structure.n), stack("s", structure.m), stack("z", structure.m)), claimed
         )
         return judge(
-            numbers,
+            program,
             *point,
             claimed=claimed,
             iterations=integers([outcome.iterations for outcome in outcomes]),

@@ -1,0 +1,89 @@
+"""Units: every element is solved, judged and differentiated with its numbers brought to size one.
+
+Solvers stop by absolute as well as relative tests, so that a program with small numbers is "solved" anywhere, and one
+with large numbers never. For positive tau, sigma, omega the program with
+
+    P' = tau^2/omega P,  q' = tau/omega q,  A' = tau/sigma A,  b' = b/sigma,  offset' = offset/omega
+
+has the solution x' = x/tau, s' = s/sigma, z' = sigma/omega z, and the objective of the original divided by omega (cones
+are invariant). The three are powers of two, so that nothing is rounded, and chosen from medians of the nonzero entries,
+so that one huge bound does not make everything else small.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexlayers.derivatives.base import Cotangents, Tangents
+from convexlayers.program import ConeProgram
+
+Point = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """Units of a batch.
+
+    Attributes:
+        tau, sigma, omega: as above, shape (B, 1).
+        data: factor of each number of the program, (B, size).
+    """
+
+    tau: Tensor
+    sigma: Tensor
+    omega: Tensor
+    data: Tensor
+
+    def normalize(self, program: ConeProgram) -> ConeProgram:
+        """The program in these units."""
+        return ConeProgram(program.structure, program.data * self.data)
+
+    def normalize_point(self, x: Tensor, s: Tensor, z: Tensor) -> Point:
+        """A solution of the original in these units."""
+        return x / self.tau, s / self.sigma, z * (self.sigma / self.omega)
+
+    def restore_point(self, x: Tensor, s: Tensor, z: Tensor) -> Point:
+        """A solution of the normalized program in the original's units."""
+        return self.tau * x, self.sigma * s, (self.omega / self.sigma) * z
+
+    def normalize_cotangents(self, cotangents: Cotangents) -> Cotangents:
+        """Cotangents with respect to the normalized solution."""
+        x, s, z = self.restore_point(cotangents.x, cotangents.s, cotangents.z)
+        objective = None if cotangents.objective is None else self.omega.squeeze(-1) * cotangents.objective
+        return Cotangents(x, s, z, objective)
+
+    def restore_tangents(self, tangents: Tangents) -> Tangents:
+        """Tangents of the original solution."""
+        dx, ds, dz = self.restore_point(tangents.dx, tangents.ds, tangents.dz)
+        return Tangents(dx, ds, dz, self.omega.squeeze(-1) * tangents.objective)
+
+
+def find_scaling(program: ConeProgram) -> Scaling:
+    """Units for every element; 1 for what an element does not have."""
+    P, q, A, b = (_typical(part) for part in (program.P_values, program.q, program.A_values, program.b))
+    from_objective = torch.where((P > 0) & (q > 0), q / torch.where(P > 0, P, torch.ones_like(P)), torch.ones_like(q))
+    size_A = torch.where(A > 0, A, torch.ones_like(A))
+    sigma = _power_of_two(torch.where(b > 0, b, size_A * from_objective))
+    tau = _power_of_two(torch.where(A > 0, sigma / size_A, from_objective))
+    omega = _power_of_two(torch.maximum(tau * q, tau * tau * P))
+    factors = {"P": tau * tau / omega, "q": tau / omega, "A": tau / sigma, "b": 1 / sigma, "offset": 1 / omega}
+    slices = program.structure.slices
+    data = [factor.expand(-1, slices[name].stop - slices[name].start) for name, factor in factors.items()]
+    return Scaling(tau, sigma, omega, torch.cat(data, dim=-1))
+
+
+def _typical(values: Tensor) -> Tensor:
+    """Median size of the nonzero entries, 0 where there are none, (B, 1)."""
+    if values.shape[-1] == 0:
+        return torch.zeros(len(values), 1, dtype=values.dtype, device=values.device)
+    size = values.abs()
+    median = torch.where(size > 0, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
+    return torch.nan_to_num(median, nan=0.0)
+
+
+def _power_of_two(size: Tensor) -> Tensor:
+    """The power of two nearest to a size, 1 for zero and for what is not finite."""
+    usable = (size > 0) & size.isfinite()
+    exponent = torch.where(usable, size, torch.ones_like(size)).log2().round()
+    return torch.exp2(exponent)
