@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.atoms.elementwise.power import Power
 
 from convexlayers.compiler.dpp import is_dpp
 from convexlayers.compiler.explain import explain_not_convex, explain_not_dpp
@@ -84,6 +85,17 @@ def _nodes(node: Any) -> Iterator[Any]:
         yield from _nodes(arg)
 
 
+def _check_exponents(problem: cp.Problem) -> None:
+    for root in [problem.objective, *problem.constraints]:
+        for node in _nodes(root):
+            if isinstance(node, Power) and isinstance(node.p, cp.Expression) and node.p.parameters():
+                names = ", ".join(parameter.name() for parameter in node.p.parameters())
+                raise NotDPPError(
+                    f"The exponent of {node} in {root} is the parameter {names}; exponents must be constants, except "
+                    "in geometric programs (gp=True)."
+                )
+
+
 def check_problem(problem: cp.Problem, gp: bool) -> None:
     """The problem must be real, continuous, convex, and affine in its parameters.
 
@@ -106,6 +118,8 @@ def check_problem(problem: cp.Problem, gp: bool) -> None:
             raise NotDPPError(
                 f"The exponent of {constraint} is a parameter; exponents of power cones must be constants."
             )
+    if not gp:
+        _check_exponents(problem)
     convex = problem.is_dgp() if gp else problem.is_dcp()
     if not convex:
         raise NotDCPError(explain_not_convex(problem, gp))

@@ -67,7 +67,16 @@ def canonicalize(problem: cp.Problem, gp: bool) -> Canonical:
 
     Raises:
         UnsupportedProblemError: CVXPY produced something unknown.
+        NotDPPError: its reformulation is not affine in the parameters.
     """
+    with warnings.catch_warnings():
+        # CVXPY warns of how it does things (backends, copies of deprecated constraints, sparse values); its user cannot
+        # do anything about that here, and was warned of his own part when he built the problem.
+        warnings.simplefilter("ignore")
+        return _reduce(problem, gp)
+
+
+def _reduce(problem: cp.Problem, gp: bool) -> Canonical:
     trail = {constraint.id: constraint.id for constraint in problem.constraints}
     canonical = Canonical(stuffed=None, constraint_ids=trail)  # type: ignore[arg-type]
     current = problem
@@ -83,7 +92,10 @@ def canonicalize(problem: cp.Problem, gp: bool) -> Canonical:
     current = _follow(canonical, EliminateZeroSized(), current)
     _check_constraints(current)
     stuffing = ConeMatrixStuffing(quad_obj=True, canon_backend=_backend(current))
-    canonical.stuffed = stuffing.apply(current)[0]
+    try:
+        canonical.stuffed = stuffing.apply(current)[0]
+    except AssertionError as error:  # CVXPY's own check that coefficients are affine in the parameters
+        raise _not_affine([parameter.name() for parameter in current.parameters()]) from error
     _check_content(canonical.stuffed)
     return canonical
 
@@ -119,10 +131,7 @@ def _remove_logarithms(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
 
 def _remove_attributes(problem: cp.Problem, canonical: Canonical) -> cp.Problem:
     reduction = CvxAttr2Constr(reduce_bounds=True)
-    with warnings.catch_warnings():
-        # CVXPY looks whether sparse leaves have values, and warns itself that this is discouraged.
-        warnings.filterwarnings("ignore", "Reading from a sparse CVXPY expression", RuntimeWarning)
-        reduced = _follow(canonical, reduction, problem)
+    reduced = _follow(canonical, reduction, problem)
     canonical.reduced_parameters = {old.id: (old, new) for old, new in reduction._parameters.items()}
     canonical.reduced_variables = {old.id: (old, new) for old, new in reduction._variables.items()}
     canonical.reduced_variables |= {old.id: (old, None) for old in reduction._symmetric_vars}
@@ -154,11 +163,14 @@ def _check_constraints(problem: cp.Problem) -> None:
         for constraint in problem.constraints:
             bad = [arg for arg in constraint.args if not arg.is_affine()]
             if bad:
-                names = ", ".join(parameter.name() for parameter in bad[0].parameters())
-                raise NotDPPError(
-                    f"CVXPY's reformulation of the problem is not affine in {names}: introduce a variable that equals "
-                    "the expression with the parameters, and use that in its place."
-                )
+                raise _not_affine([parameter.name() for parameter in bad[0].parameters()])
+
+
+def _not_affine(names: list[str]) -> NotDPPError:
+    return NotDPPError(
+        f"CVXPY's reformulation of the problem is not affine in {', '.join(names)}: introduce a variable that equals "
+        "the expression with the parameters, or one parameter for a product of them, and use that in its place."
+    )
 
 
 def _check_content(stuffed: ParamConeProg) -> None:

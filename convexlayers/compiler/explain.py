@@ -69,23 +69,39 @@ def _parameter_part(node: Any) -> Any:
     return node if alone and not node.is_affine() else None
 
 
+PRODUCTS = ("MulExpression", "multiply", "DivExpression", "Power", "PowerApprox", "quad_over_lin")
+
+
 def _rewrite(offender: Any) -> str:
     """How to say the same within the rules."""
     names = ", ".join(parameter.name() for parameter in offender.parameters()) or "the parameters"
-    kind = type(offender).__name__
-    if kind == "QuadForm":
-        return (
-            "quad_form with a parameter matrix may stand in the objective, multiplied by constants and added to other "
-            f"terms; elsewhere write sum_squares(R @ x) with a parameter R and pass its value R with R'R = {names}, "
-            "computed in torch."
-        )
-    is_product = kind in ("MulExpression", "multiply", "DivExpression", "Power", "PowerApprox", "quad_over_lin")
-    if is_product or (isinstance(offender, cp.Expression) and not offender.variables()):
+    if type(offender).__name__ == "QuadForm":
+        return _rewrite_quad_form(offender)
+    if isinstance(offender, cp.Expression) and (not offender.variables() or _is_product_with_affine_factors(offender)):
         return (
             f"Introduce one new parameter for the part that depends on {names} alone, compute its value in torch "
             "before the layer (gradients flow through it), and use it here."
         )
     return (
-        f"Compute what depends on {names} alone in torch before the layer and pass it as a parameter, or move {names} "
-        "out of the nonlinear function by an extra variable with an equality constraint."
+        f"Compute what depends on {names} alone in torch before the layer and pass it as a parameter, or move the "
+        "parameters out of the nonlinear function: an extra variable with an equality constraint takes its argument's "
+        "place."
+    )
+
+
+def _is_product_with_affine_factors(offender: Any) -> bool:
+    return type(offender).__name__ in PRODUCTS and all(arg.is_affine() for arg in offender.args)
+
+
+def _rewrite_quad_form(offender: Any) -> str:
+    x, P = offender.args
+    if x.parameters():
+        return (
+            f"Introduce an extra variable y with the constraint y == {x}, and write the quad_form of y; or compute a factor "
+            "R of the whole quadratic in torch and write sum_squares(R @ x)."
+        )
+    return (
+        "quad_form with a parameter matrix may stand in the objective, multiplied by constants and added to other "
+        f"terms; elsewhere write sum_squares(R @ x) with one parameter R and pass its value, R'R = {P}, computed in "
+        "torch."
     )
