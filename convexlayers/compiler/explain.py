@@ -97,8 +97,8 @@ def _rewrite_quad_form(offender: Any) -> str:
     x, P = offender.args
     if x.parameters():
         return (
-            f"Introduce an extra variable y with the constraint y == {x}, and write the quad_form of y; or compute a factor "
-            "R of the whole quadratic in torch and write sum_squares(R @ x)."
+            f"Introduce an extra variable y with the constraint y == {x}, and write the quad_form of y; or compute a "
+            "factor R of the whole quadratic in torch and write sum_squares(R @ x)."
         )
     return (
         "quad_form with a parameter matrix may stand in the objective, multiplied by constants and added to other "

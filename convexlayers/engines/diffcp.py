@@ -24,8 +24,8 @@ from convexlayers.derivatives import Cotangents, Tangents
 from convexlayers.derivatives.exact import contract
 from convexlayers.engines.base import Engine, SolvedElements
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
-from convexlayers.engines.scs import DEFAULT_ITERATIONS, cone_dict, row_order
-from convexlayers.errors import EngineNotInstalledError, UnsupportedProblemError
+from convexlayers.engines.scs import DEFAULT_ITERATIONS, SCS, SCSPlan, cone_dict, row_order
+from convexlayers.errors import ConvexLayersError, EngineNotInstalledError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.solution import DerivativeReport
 from convexlayers.status import Status
@@ -89,8 +89,13 @@ class DiffCPPlan(PerProblemPlan):
             options |= {"eps": self.engine.tolerance, "max_iters": self.engine.max_iterations or DEFAULT_ITERATIONS}
         try:
             x, y, s, D, DT = diffcp.solve_and_derivative(A, b, c, cones, **options)
-        except diffcp.SolverError as error:
-            return failure(self.program.structure, _status(str(error)))
+        except diffcp.SolverError:
+            # diffcp keeps neither the point nor the ray. SCS gives both, and they say what the element is.
+            outcome = SCSPlan(self.program, SCS(self.engine.tolerance, self.engine.max_iterations), 1).solve_one(
+                problem
+            )
+            solved = outcome.status == Status.SOLVED
+            return failure(self.program.structure, Status.NUMERICAL_ERROR) if solved else outcome
         own = order >= 0
         z_own, s_own = np.empty(own.sum()), np.empty(own.sum())
         z_own[order[own]], s_own[order[own]] = y[own], s[own]
@@ -173,7 +178,8 @@ class DiffCPPlan(PerProblemPlan):
 
 def _maps(elements: SolvedElements, row: int) -> Maps:
     maps = elements.states[row]
-    assert isinstance(maps, Maps)
+    if not isinstance(maps, Maps):
+        raise ConvexLayersError("diffcp did not solve this element, so it has no derivative of it: use another engine.")
     return maps
 
 
@@ -181,15 +187,6 @@ def _envelope(elements: SolvedElements, grad_objective: Tensor) -> Tensor:
     """Cotangent of the numbers through the optimal value (see derivatives/exact.py)."""
     x, z = elements.x, elements.z
     return contract(elements.program, x, z, torch.zeros_like(x), torch.zeros_like(z), grad_objective)
-
-
-def _status(message: str) -> Status:
-    text = message.lower()
-    if "infeasible" in text:
-        return Status.PRIMAL_INFEASIBLE if "inaccurate" not in text else Status.INACCURATE
-    if "unbounded" in text:
-        return Status.DUAL_INFEASIBLE if "inaccurate" not in text else Status.INACCURATE
-    return Status.NUMERICAL_ERROR
 
 
 def _widen(A: Any) -> sp.csr_array:

@@ -1,0 +1,5 @@
+"""The engines that every promise is tested on: one more line is one more engine."""
+
+ENGINES = [
+    "clarabel",
+]

@@ -1,0 +1,55 @@
+"""Compilation is linear in the entries of the parameters, in what it stores and in what it needs on the way."""
+
+import tracemalloc
+
+import cvxpy as cp
+import pytest
+import torch
+
+import convexlayers as cl
+from trust.families import assert_same, randn
+
+
+def least_squares(n):
+    """sum_squares(Q x - 1) with all of Q a parameter: n^2 entries."""
+    x, Q = cp.Variable(n), cp.Parameter((n, n))
+    return cp.Problem(cp.Minimize(cp.sum_squares(Q @ x - 1) + cp.sum_squares(x))), [Q], [x]
+
+
+def compile_and_measure(n):
+    """The program, and the peak of memory while it was compiled, in bytes."""
+    problem, parameters, variables = least_squares(n)
+    tracemalloc.start()
+    try:
+        program = cl.compile_problem(problem, parameters, variables)
+        return program, tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_entries_and_memory_grow_with_the_entries_of_the_parameter():
+    (small, small_peak), (large, large_peak) = compile_and_measure(60), compile_and_measure(120)
+    # One entry of the map for each of the parameter, and one of A; the rest is proportional to n.
+    assert small.map.nnz == 60**2
+    assert large.map.nnz == 120**2
+    assert len(large.structure.A_rows) <= 120**2 + 3 * 120
+    assert len(large.structure.P_rows) <= 3 * 120
+    # Four times the entries; at most 1 kB for each.
+    assert large_peak <= 6 * small_peak
+    assert large_peak <= 1000 * 120**2
+
+
+def test_the_large_program_is_the_right_one(solver):
+    n = 40
+    problem, parameters, variables = least_squares(n)
+    Q = randn(n, n, seed=1)
+    (x,) = cl.ConvexLayer(problem, parameters, variables, solver=solver)(Q)
+    eye, ones = torch.eye(n, dtype=torch.float64), torch.ones(n, dtype=torch.float64)
+    assert_same(x, torch.linalg.solve(Q.T @ Q + eye, Q.T @ ones), 1e-7)
+
+
+@pytest.mark.slow
+def test_a_million_entries_below_a_gigabyte():
+    program, peak = compile_and_measure(1000)
+    assert program.map.nnz == 1000**2
+    assert peak <= 1e9
