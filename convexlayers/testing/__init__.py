@@ -1,0 +1,39 @@
+"""Public checks for authors of engines and derivatives, and random programs whose solution is known by construction."""
+
+from convexlayers.testing.checks import check_engine, check_solution, check_statuses
+from convexlayers.testing.derivative_checks import Figure, check_derivative
+from convexlayers.testing.pairs import Sampler, complementary_pair
+from convexlayers.testing.problems import (
+    InfeasibleProgram,
+    Numbers,
+    SolvedProgram,
+    UnboundedProgram,
+    cone_cases,
+    dense_program,
+    infeasible_program,
+    join,
+    program_at,
+    random_program,
+    unbounded_program,
+)
+
+__all__ = [
+    "Figure",
+    "InfeasibleProgram",
+    "Numbers",
+    "Sampler",
+    "SolvedProgram",
+    "UnboundedProgram",
+    "check_derivative",
+    "check_engine",
+    "check_solution",
+    "check_statuses",
+    "complementary_pair",
+    "cone_cases",
+    "dense_program",
+    "infeasible_program",
+    "join",
+    "program_at",
+    "random_program",
+    "unbounded_program",
+]
