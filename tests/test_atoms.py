@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 import torch
-from cvxpy_reference import Case, check_gradients, check_values
+from cvxpy_reference import Case, check_gradients, check_values, deprecated
 
 import convexlayers as cl
 
@@ -35,7 +35,6 @@ class Atom:
         at: a point of its domain.
         attributes: of the variable and of the shift b.
         plain: whether e(x) = x, for the atoms whose argument must be free of parameters.
-        step: how far outside the target lies.
     """
 
     name: str
@@ -43,7 +42,6 @@ class Atom:
     at: np.ndarray
     attributes: dict[str, Any] = field(default_factory=dict)
     plain: bool = False
-    step: float = 1.0
 
 
 def random(*shape: int, low: float = -1.5, high: float = 1.5, seed: int = 3) -> np.ndarray:
@@ -170,7 +168,7 @@ ATOMS = [
     Atom("bmat", lambda x: cp.bmat([[x[:1], x[1:2]], [x[3:], -x[2:3]]]), VECTOR),
     Atom("broadcast_to", lambda x: cp.broadcast_to(x, (2, 4)), VECTOR),
     Atom("concatenate", lambda x: cp.concatenate([x[2:], 2 * x[:2]]), VECTOR),
-    Atom("conv", lambda x: cp.conv([1.0, -0.5, 0.3], x), VECTOR),
+    Atom("conv", lambda x: deprecated(cp.conv, [1.0, -0.5, 0.3], x), VECTOR),
     Atom("convolve", lambda x: cp.convolve(np.array([1.0, -0.5]), x), VECTOR),
     Atom("cumsum", cp.cumsum, VECTOR),
     Atom("cumsum_of_rows", lambda x: cp.cumsum(x, axis=1), MATRIX),
@@ -281,7 +279,7 @@ def in_constraint(atom: Atom) -> Case:
     values = {
         **values,
         t: plain.value.reshape(term.shape) + sign * margin,
-        c: start + atom.step * slope / np.linalg.norm(slope),
+        c: start + slope / np.linalg.norm(slope),
     }
     distance = 0.5 * cp.sum_squares(x - c)
     if sign > 0:
@@ -442,6 +440,30 @@ def several_of_everything():
     return Case(cp.Problem(cp.Minimize(objective), constraints), {a: 0.9, b: VECTOR[:3], C: SYMMETRIC[:2, :2]})
 
 
+def functions_of_symmetric_variables():
+    X = cp.Variable((3, 3), symmetric=True)
+    P, C = cp.Parameter((3, 3), PSD=True, name="P"), cp.Parameter((3, 3), name="C")
+    quadratic = cp.quad_form(cp.diag(X), P) + cp.quad_form(X[:, 0], DEFINITE) + cp.sum_squares(X - C)
+    problem = cp.Problem(cp.Minimize(quadratic + cp.trace(P @ X)), [cp.trace(C @ X) <= 0.3, P + X >> 0])
+    return Case(problem, {P: DEFINITE, C: SQUARE})
+
+
+def column_vectors():
+    """Shapes with ones in them."""
+    x, A = cp.Variable((3, 1)), cp.Parameter((3, 3), name="A")
+    b, s = cp.Parameter((3, 1), name="b"), cp.Parameter((1, 1), nonneg=True, name="s")
+    objective = cp.sum_squares(A @ x - b) + s * cp.norm(x) + s @ x.T @ np.ones((3, 1))
+    return Case(cp.Problem(cp.Minimize(objective), [b.T @ x <= 0.2 * s]), {A: SQUARE, b: random(3, 1), s: [[0.7]]})
+
+
+def approximated_relative_entropy_cone():
+    """A cone that CVXPY replaces by second-order cones."""
+    x, y, z, c = cp.Variable(3), cp.Variable(3), cp.Variable(3), cp.Parameter(3, name="c")
+    distance = cp.sum_squares(x - c) + cp.sum_squares(y - c) + cp.sum_squares(z + 1)
+    problem = cp.Problem(cp.Minimize(distance), [cp.RelEntrConeQuad(x, y, z, 3, 3)])
+    return Case(problem, {c: POSITIVE[:3]}, duals=False)
+
+
 PROBLEMS = [
     quad_form_of_parameter,
     quad_form_of_negative_parameter,
@@ -462,6 +484,9 @@ PROBLEMS = [
     linear_program,
     three_dimensional_arrays,
     several_of_everything,
+    functions_of_symmetric_variables,
+    column_vectors,
+    approximated_relative_entropy_cone,
 ]
 
 

@@ -237,6 +237,21 @@ def test_gradient_of_a_diagonal_parameter_is_diagonal():
     np.testing.assert_allclose(gradient.numpy(), np.diag((1 - d**2) / (1 + d**2) ** 2), atol=1e-10)
 
 
+def test_gradient_of_a_sparse_parameter_stays_in_its_pattern():
+    x, K = cp.Variable(3), cp.Parameter((3, 3), sparsity=PATTERN, name="K")
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(K @ x - 1) + cp.sum_squares(x))), [K], [x])
+    inside = np.zeros((3, 3), dtype=bool)
+    inside[tuple(PATTERN)] = True
+    value = torch.tensor(np.where(inside, random(3, 3), 0.0), requires_grad=True)
+    (gradient,) = torch.autograd.grad(layer(value)[0].sum(), value)
+    assert not gradient.numpy()[~inside].any()
+    # x = (I + K'K)^-1 K'1
+    identity, ones = torch.eye(3).double(), torch.ones(3).double()
+    expected = torch.linalg.solve(identity + value.T @ value, value.T @ ones).sum()
+    (wanted,) = torch.autograd.grad(expected, value)
+    np.testing.assert_allclose(gradient.numpy()[inside], wanted.numpy()[inside], atol=1e-10)
+
+
 def test_bounds_that_are_parameters():
     lower = cp.Parameter(3, name="lower")
     x, c = cp.Variable(3, bounds=[lower, 1.5]), cp.Parameter(3, name="c")

@@ -9,13 +9,13 @@ import tracemalloc
 import warnings
 
 import cvxpy as cp
-import cvxpy.transforms.partial_optimize
 import numpy as np
 import pytest
 import torch
 from cvxpy.constraints.constraint import Constraint
 from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ConeMatrixStuffing
-from cvxpy_reference import Case, check_gradients, check_values
+from cvxpy.transforms.partial_optimize import partial_optimize
+from cvxpy_reference import Case, check_gradients, check_values, deprecated
 
 import convexlayers as cl
 from convexlayers.errors import ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError
@@ -133,6 +133,20 @@ def test_variable_without_entries():
     assert empty_dual.shape == (3, 0)
 
 
+def test_variable_and_constraint_without_influence():
+    """Neither disturbs the others, and what does not matter to the outputs is no reason for a warning."""
+    x, y, c = cp.Variable(3), cp.Variable(2), cp.Parameter(3, name="c")
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c) + 0 * cp.sum(y)), [x >= 0, True])
+    c_t = torch.tensor([1.0, -2.0, 0.5], requires_grad=True)
+    assert bool(cl.ConvexLayer(problem, [c], [y])(c_t)[0].isfinite().all())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (x_star,) = cl.ConvexLayer(problem, [c], [x])(c_t)
+        (gradient,) = torch.autograd.grad(x_star.sum(), c_t)
+    torch.testing.assert_close(x_star, torch.tensor([1.0, 0.0, 0.5]))
+    torch.testing.assert_close(gradient, torch.tensor([1.0, 0.0, 1.0]))
+
+
 # Cone constraints directly on variables.
 
 
@@ -151,11 +165,11 @@ def constraints_on_variables():
         "nonpos_attribute": (cp.Variable(3, nonpos=True), [], outside),
         "bounds_attribute": (cp.Variable(3, bounds=[-0.5, 1.1]), [], outside),
         "lower_bound_attribute": (cp.Variable(3, bounds=[-0.5, None]), [], outside),
-        "bounds_and_constraint": (cp.Variable(3, bounds=[-0.5, 1.1]), [x[0] == 3], outside),
+        "bounds_and_constraint": ((y := cp.Variable(3, bounds=[-0.5, 1.1])), [y[0] == 0.3], outside),
         "equality": (x, [x == 0.5], outside),
         "zero": (x, [cp.Zero(x[:2])], outside),
         "nonneg_constraint": (x, [cp.NonNeg(x)], outside),
-        "nonpos_constraint": (x, [cp.NonPos(x)], outside),
+        "nonpos_constraint": (x, [deprecated(cp.NonPos, x)], outside),
         "norm": (x, [cp.norm(x) <= 1], outside),
         "norm1": (x, [cp.norm1(x) <= 1], outside),
         "norm_inf": (x, [cp.norm_inf(x) <= 1], outside),
@@ -177,8 +191,6 @@ def constraints_on_variables():
 @pytest.mark.parametrize("maximize", [False, True])
 def test_constraint_on_a_variable_is_not_dropped(name, maximize):
     x, constraints, outside = constraints_on_variables()[name]
-    if name == "bounds_and_constraint":
-        constraints = [x[0] == 0.3]
     c = cp.Parameter(x.shape, name="c")
     distance = 0.5 * cp.sum_squares(x - c)
     problem = cp.Problem(cp.Maximize(-distance) if maximize else cp.Minimize(distance), constraints)
@@ -400,6 +412,20 @@ def test_map_is_as_large_as_the_parameter():
     assert peak < 100e6
 
 
+def test_large_parameter():
+    """So many entries that CVXPY uses another backend; minimize |Qx - 1|^2 + |x|^2 has a closed form."""
+    n = 40
+    x, Q = cp.Variable(n), cp.Parameter((n, n), name="Q")
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(Q @ x - 1) + cp.sum_squares(x))), [Q], [x])
+    value = torch.tensor(random(n, n), requires_grad=True)
+    expected = torch.linalg.solve(value.T @ value + torch.eye(n).double(), value.sum(0))
+    (x_star,) = layer(value)
+    torch.testing.assert_close(x_star, expected, atol=1e-10, rtol=0)
+    weights = torch.tensor(random(n, seed=4))
+    (gradient,) = torch.autograd.grad(x_star @ weights, value)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected @ weights, value)[0], atol=1e-9, rtol=0)
+
+
 # What is refused.
 
 
@@ -497,27 +523,36 @@ def test_unsupported_problem(name):
         compile_all(cp.Problem(cp.Minimize(objective), constraints))
 
 
-def hidden_parameters():
-    x, b = cp.Variable(2, name="x"), cp.Parameter(2, name="hidden")
+def problems_with_hidden_parameters():
+    """Objectives as functions of x and a parameter that `problem.parameters()` does not report, or does in vain."""
     y, t = cp.Variable(2), cp.Variable(nonneg=True)
-    square = cp.sum_squares(x)
-    inner = cp.Problem(cp.Minimize(cp.sum_squares(x - y) + cp.norm1(y - b)))
     return {
-        "support_function": square + cp.suppfunc(y, [cp.norm(y) <= 1])(x - b),
-        "perspective": square + cp.perspective(cp.sum_squares(x - b), t) + cp.square(t - 1),
-        "partial_optimize": square + cvxpy.transforms.partial_optimize.partial_optimize(inner, opt_vars=[y]),
+        "support_function": lambda x, b: cp.suppfunc(y, [cp.norm(y) <= 1])(x - b),
+        "perspective": lambda x, b: cp.perspective(cp.sum_squares(x - b), t) + cp.square(t - 1),
+        "partial_optimize": lambda x, b: partial_optimize(
+            cp.Problem(cp.Minimize(cp.sum_squares(x - y) + cp.norm1(y - b))), opt_vars=[y]
+        ),
     }
 
 
-@pytest.mark.parametrize("name", hidden_parameters())
-@pytest.mark.parametrize("has_value", [False, True])
-def test_parameter_that_cvxpy_does_not_see_is_never_frozen(name, has_value):
-    problem = cp.Problem(cp.Minimize(hidden_parameters()[name]))
-    for constraint_or_objective in [problem.objective]:
-        for parameter in [p for p in problem.parameters() if has_value]:
-            parameter.value = np.ones(2)
-        with pytest.raises((UnsupportedProblemError, NotDPPError)):
-            cl.compile_problem(problem, problem.parameters(), [constraint_or_objective.variables()[0]])
+@pytest.mark.parametrize("name", problems_with_hidden_parameters())
+@pytest.mark.parametrize("value", [None, np.ones(2)], ids=["without_value", "with_value"])
+def test_parameter_that_cvxpy_does_not_see_is_never_frozen(name, value):
+    x, b = cp.Variable(2, name="x"), cp.Parameter(2, name="hidden", value=value)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x) + problems_with_hidden_parameters()[name](x, b)))
+    for parameters in (problem.parameters(), [b]):
+        with pytest.raises((UnsupportedProblemError, NotDPPError, ArgumentError)):
+            cl.compile_problem(problem, parameters, [x])
+
+
+@pytest.mark.parametrize("cone", [cp.PowCone3D, cp.PowConeND])
+def test_exponent_of_a_cone_is_never_frozen(cone):
+    x, a = cp.Variable(3), cp.Parameter(name="a", pos=True, value=0.4)
+    arguments = (x[0], x[1], x[2], a) if cone is cp.PowCone3D else (x[:2], x[2], cp.hstack([a, 1 - a]))
+    problem = cp.Problem(cp.Maximize(x[2]), [cone(*arguments), x[0] + x[1] == 2])
+    for parameters in ([], [a]):
+        with pytest.raises((UnsupportedProblemError, NotDPPError, ArgumentError)):
+            cl.compile_problem(problem, parameters, [x])
 
 
 def problems_that_are_not_convex():
@@ -690,14 +725,14 @@ def test_arrays_with_negative_strides():
 
 def problems_that_cvxpy_has_something_to_say_about():
     x, c, y = cp.Variable((2, 3, 4)), cp.Parameter((2, 3, 4)), cp.Variable(3)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        deprecated = cp.sum_squares(cp.conv([1.0, 0.5], y) - 1), [cp.NonPos(y - 2)]
     return {
         "three_dimensions": (cp.sum_squares(x - c), []),
         "atoms_without_default_backend": (cp.sum_squares(cp.stack([y, 2 * y]) - 1), []),
         "approximation": (-cp.geo_mean(y, [1, 2, 3]), [cp.sum(y) <= 1]),
-        "deprecated": deprecated,
+        "deprecated": (
+            cp.sum_squares(deprecated(cp.conv, [1.0, 0.5], y) - 1),
+            [deprecated(cp.NonPos, y - 2)],
+        ),
     }
 
 

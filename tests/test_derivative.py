@@ -435,6 +435,22 @@ def test_scaling_the_rows_leaves_x_alone():
         assert relative(got, want) <= 1e-6
 
 
+def test_scaling_each_cone_leaves_x_alone():
+    """Factors from 1 to 1e4, the same for all rows of a cone."""
+    problem = random_program(CASES["all"], seed=10)
+    P, q, A, b = leaves(problem)
+    factors = torch.logspace(0, 4, 9, dtype=torch.float64)
+    # Zero and nonnegative rows one by one, then the second-order, PSD, exponential and power cone.
+    sizes = torch.tensor([1] * 6 + [4, 6, 3, 3])
+    scales = torch.cat([factors, torch.tensor([30.0], dtype=torch.float64)]).repeat_interleave(sizes)
+    x = solve(problem, (P, q, A, b)).x
+    scaled = solve(problem, (P, q, scales[:, None] * A, scales * b)).x
+    assert torch.allclose(x, scaled, rtol=0, atol=1e-7)
+    expected = torch.autograd.grad(x.sum(), (P, q, A, b))
+    for got, want in zip(torch.autograd.grad(scaled.sum(), (P, q, A, b)), expected, strict=True):
+        assert relative(got, want) <= 1e-6
+
+
 def test_strategies_take_any_solution():
     """Exact needs only (x, s, z), whoever found them."""
     problem = random_program(CASES["all"], batch=(2,), seed=11)

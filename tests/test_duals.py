@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 import torch
-from cvxpy_reference import Case, check_gradients, check_values
+from cvxpy_reference import Case, check_gradients, check_values, deprecated
 
 import convexlayers as cl
 from convexlayers.errors import UnsupportedProblemError
@@ -111,7 +111,7 @@ def nonnegative_cone():
 
 def nonpositive_cone():
     x, b = cp.Variable((2, 3)), cp.Parameter((2, 3), name="b")
-    problem, values = target(x, random(2, 3), [cp.NonPos(x - b)], maximize=True)
+    problem, values = target(x, random(2, 3), [deprecated(cp.NonPos, x - b)], maximize=True)
     return Case(problem, {**values, b: random(2, 3, seed=6)})
 
 
@@ -305,7 +305,7 @@ def lagrangian_of_projections():
         "upper": (x, x <= b, c, lambda y: y),
         "lower": (x, x >= b, c, lambda y: -y),
         "nonnegative": (x, cp.NonNeg(x - b), c, lambda y: -y),
-        "nonpositive": (x, cp.NonPos(x - b), c, lambda y: y),
+        "nonpositive": (x, deprecated(cp.NonPos, x - b), c, lambda y: y),
         "second_order": (x, cp.SOC(x[0], x[1:]), np.array([0.3, 1.1, -0.5]), lambda t, u: -np.r_[t, u]),
         "exponential": (x, cp.ExpCone(*x), np.array([0.9, 0.4, -0.6]), lambda *y: -np.stack(y)),
         "power": (x, cp.PowCone3D(*x, 0.3), np.array([0.9, 0.4, -2.6]), lambda *y: -np.stack(y)),

@@ -72,6 +72,14 @@ def test_known_solutions_of_linear_objectives(name, cones):
     check_solution(engine_of(name), random_program(cones, rank=0, batch=(2,), seed=2), accuracy)
 
 
+@pytest.mark.parametrize("activity", ["boundary", "mixed"])
+def test_default_accuracy_over_many_programs(activity):
+    """An interior point leaves inactive multipliers a little above zero; ill-conditioned programs magnify that."""
+    for seed in range(100, 130):
+        problem = random_program(Cones(nonnegative=4), batch=(4,), activity=activity, seed=seed)
+        check_solution(Clarabel(), problem, 1e-7)
+
+
 def test_conformance_of_the_default_engine():
     check_engine(make_engine())
 
@@ -104,7 +112,7 @@ def test_diffcp_agrees_with_exact(title):
             for plan, solution in zip(plans, solutions, strict=True)
         ]
         for block, got, expected in zip("PqAb", *grads, strict=True):
-            assert float((got - expected).norm()) <= 1e-4 * float(expected.norm()), (output, block)
+            assert float((got - expected).norm()) <= 1e-5 * float(expected.norm()), (output, block)
 
 
 def test_diffcp_agrees_with_itself():
@@ -177,8 +185,6 @@ def test_iteration_limit_of_diffcp():
 @pytest.mark.parametrize("title", ["linear", "second order", "psd repeated", "exponential"])
 def test_certificates_of_every_cone(name, title):
     """Infeasible, unbounded, NaN and Inf elements beside a solvable one, which comes out as it does alone."""
-    if (name, title) == ("diffcp", "linear"):
-        pytest.skip("SCS inside diffcp finds no certificate within its iteration limit: INACCURATE, which is honest")
     check_statuses(engine_of(name, threads=1), random_program(MIXED[title], seed=7))
 
 
@@ -336,7 +342,8 @@ def test_elements_are_bitwise_the_same_alone():
     together = plan.solve(problem.theta)
     for i in range(4):
         alone = plan.solve([part[i : i + 1] for part in problem.theta])
-        assert torch.allclose(alone.x[0], together.x[i], rtol=0, atol=1e-13)
+        for part in ("x", "s", "z"):
+            assert torch.equal(getattr(alone, part)[0], getattr(together, part)[i]), part
 
 
 # ------------------------------------------------------------------------------------------- choosing and configuring

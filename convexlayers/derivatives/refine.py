@@ -70,9 +70,8 @@ def refine(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tenso
 
 
 def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    best = measure(program, x, s, z).largest
-    if program.structure.m:
-        best = torch.maximum(best, complementarity(program, s, z))
+    kept = measure(program, x, s, z).largest
+    best = torch.maximum(kept, complementarity(program, s, z)) if program.structure.m else kept
     walk_x, walk_v = x, s - z
     for _ in range(STEPS):
         # Finished elements stay where they are, whatever their neighbours need.
@@ -85,10 +84,11 @@ def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tupl
         new_z = new_s - new_v
         residual = measure(part, new_x, new_s, new_z).largest
         walk_x, walk_v = walk_x.index_copy(0, active, new_x), walk_v.index_copy(0, active, new_v)
-        lower = residual < best[active]
+        # Complementarity must not be bought with residual: where the active set is guessed wrong, steps may cycle.
+        lower = (residual < best[active]) & (residual <= kept[active].clamp(min=ROUNDING))
         better = active[lower]
         x, s, z = (old.index_copy(0, better, new[lower]) for old, new in ((x, new_x), (s, new_s), (z, new_z)))
-        best = best.index_copy(0, better, residual[lower])
+        best, kept = (old.index_copy(0, better, residual[lower]) for old in (best, kept))
     return x, s, z
 
 

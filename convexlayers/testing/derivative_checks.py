@@ -22,7 +22,7 @@ STEP = 2e-4
 SINGULAR = 1e-2
 # A part of the derivative smaller than these shares of the largest part is measured against that share: rounding leaves
 # no more of it, in the derivative and in differences.
-NEGLIGIBLE = 1e-6
+NEGLIGIBLE = 1e-5
 NEGLIGIBLE_DIFFERENCE = 1e-3
 
 
