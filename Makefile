@@ -8,7 +8,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV ?= .venv
 JOBS ?= 2
-DEMO ?= examples/digits_svm_head.py
+DEMO ?= examples/sudoku.py
 BENCH ?= benchmarks/run.py
 
 BIN := $(abspath $(VENV))/bin

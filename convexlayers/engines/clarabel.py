@@ -31,6 +31,10 @@ STATUS = {
 }
 
 
+# Clarabel's own is 1e-8.
+RESCUE_REGULARIZATION = 1e-7
+
+
 def load() -> Any:
     """The clarabel module.
 
@@ -82,14 +86,22 @@ class ClarabelPlan(PerProblemPlan):
 
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element with a solver object of its own, so that no element depends on another."""
-        cones = translate_cones(self._module, self.program.structure.cones)
-        solver = self._module.DefaultSolver(problem.P, problem.q, problem.A, problem.b, cones, self._settings())
-        result = solver.solve()
-        status = STATUS.get(str(result.status), Status.NUMERICAL_ERROR)
+        settings = self._settings()
+        result, status = self._run_solver(problem, settings)
+        if status in (Status.NUMERICAL_ERROR, Status.INACCURATE):
+            # A heavier regularization costs iterations and rescues most of the factorizations that broke down.
+            settings.static_regularization_constant = RESCUE_REGULARIZATION
+            again, rescued = self._run_solver(problem, settings)
+            result, status = (again, rescued) if rescued == Status.SOLVED else (result, status)
         if status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):
             return failure(self.program.structure, status, result.iterations)
         x, s, z = (np.asarray(part, dtype=np.float64) for part in (result.x, result.s, result.z))
         return Outcome(x, s, z, status, result.iterations)
+
+    def _run_solver(self, problem: Problem, settings: Any) -> tuple[Any, Status]:
+        cones = translate_cones(self._module, self.program.structure.cones)
+        result = self._module.DefaultSolver(problem.P, problem.q, problem.A, problem.b, cones, settings).solve()
+        return result, STATUS.get(str(result.status), Status.NUMERICAL_ERROR)
 
     def __getstate__(self) -> dict[str, object]:
         # The module is loaded again where the plan is unpickled.
