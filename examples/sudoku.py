@@ -7,8 +7,8 @@ The layer (OptNet: Amos and Kolter, "OptNet: Differentiable Optimization as a La
 where p marks the given cells of a puzzle and z says which digit stands in which cell (4 x 4 x 4 entries). A starts
 random: no rule of the game is given. b = A exp(l) keeps the problem feasible whatever A and l are. Training moves A and
 l by the gradient of the squared error of z through the solution. There are 288 boards; training sees puzzles made from
-60 of them, the test is on puzzles of the other 228, and every puzzle has exactly one solution. The baseline is a network
-without the layer, trained on the same kind of puzzles for ten times as many steps.
+60 of them, the test is on puzzles of the other 228, and every puzzle has exactly one solution. The baseline is a
+network without the layer, trained on the same kind of puzzles for ten times as many steps.
 
 Usage: python examples/sudoku.py [--fast] [--seed N] [--output FOLDER]
 """

@@ -19,6 +19,9 @@ from convexlayers.status import Status
 
 Point = tuple[Tensor, Tensor, Tensor]
 
+# At the iteration limit the user asked to stop; everything else may be on top of a solution.
+REFINABLE = (Status.SOLVED, Status.INACCURATE, Status.NUMERICAL_ERROR)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -139,8 +142,9 @@ class PerProblemPlan(Plan):
         )
 
     def _refine(self, program: ConeProgram, point: Point, claimed: Tensor) -> Point:
-        """Newton steps on what the solver calls solved or nearly so, where they are needed."""
-        close = (claimed == int(Status.SOLVED)) | (claimed == int(Status.INACCURATE))
+        """Newton steps where they are needed, on points at which a solver stopped for accuracy or the lack of it."""
+        close = torch.stack([claimed == int(code) for code in REFINABLE]).any(0)
+        close &= torch.cat(point, dim=-1).isfinite().all(-1)
         indices = close.nonzero().squeeze(-1)
         if not self.refines or len(indices) == 0:
             return point
