@@ -173,6 +173,13 @@ def test_the_compiler_is_imported_where_it_is_needed_and_not_before():
     assert "function" in importers["layer"]
 
 
+def packages_loaded(path):
+    """Calls load_package("name"), which import a solver when it is first needed; the name must be a literal."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "load_package":
+            yield node, ast.literal_eval(node.args[0])
+
+
 def test_cvxpy_and_solvers_are_imported_where_they_belong():
     outside, seen = [], set()
     for path in python_files():
@@ -185,6 +192,10 @@ def test_cvxpy_and_solvers_are_imported_where_they_belong():
             if library in SOLVERS and when == "module":
                 outside.append(f"{place(path, node)}: {library} is loaded on import")
             if library in SOLVERS and module != f"engines.{library}" and part_of(module) not in ("compat", "testing"):
+                outside.append(f"{place(path, node)}: {library} outside its adapter")
+            seen.add(library)
+        for node, library in packages_loaded(path):
+            if module != f"engines.{library}":
                 outside.append(f"{place(path, node)}: {library} outside its adapter")
             seen.add(library)
     assert outside == []

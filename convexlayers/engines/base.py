@@ -11,12 +11,14 @@ Plans are immutable and may be shared by threads; what a solve remembers for its
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Derivative, Exact, Tangents
-from convexlayers.errors import ArgumentError
+from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
 from convexlayers.solution import DerivativeReport, Solution
@@ -109,6 +111,18 @@ def select_solved(solution: Solution, indices: Tensor) -> SolvedElements:
     state = solution.engine_state
     states = tuple(state[i] for i in indices.tolist()) if isinstance(state, tuple) else ()
     return SolvedElements(scaling.normalize(program), x, s, z, scaling, states)
+
+
+def load_package(name: str) -> Any:
+    """The module of a solver, imported when it is first needed.
+
+    Raises:
+        EngineNotInstalledError: it is missing.
+    """
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise EngineNotInstalledError(f"Engine {name!r} needs the package {name}: pip install {name}") from error
 
 
 def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from convexlayers.cones import Cones
-from convexlayers.engines.base import Engine
+from convexlayers.engines.base import Engine, load_package
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
-from convexlayers.errors import ArgumentError, EngineNotInstalledError
+from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.status import Status
 
@@ -35,19 +35,6 @@ STATUS = {
 RESCUE_REGULARIZATION = 1e-7
 
 
-def load() -> Any:
-    """The clarabel module.
-
-    Raises:
-        EngineNotInstalledError: it is missing.
-    """
-    try:
-        import clarabel
-    except ImportError as error:
-        raise EngineNotInstalledError("Engine 'clarabel' needs the package clarabel: pip install clarabel") from error
-    return clarabel
-
-
 def translate_cones(clarabel: Any, cones: Cones) -> list[Any]:
     """The cones as Clarabel's objects, in row order."""
     out = []
@@ -67,7 +54,7 @@ class ClarabelPlan(PerProblemPlan):
 
     @cached_property
     def _module(self) -> Any:
-        return load()
+        return load_package("clarabel")
 
     def _settings(self) -> Any:
         settings = self._module.DefaultSettings()

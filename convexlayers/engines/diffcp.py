@@ -22,29 +22,16 @@ from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Tangents
 from convexlayers.derivatives.exact import contract
-from convexlayers.engines.base import Engine, SolvedElements
+from convexlayers.engines.base import Engine, SolvedElements, load_package
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
 from convexlayers.engines.scs import DEFAULT_ITERATIONS, SCS, SCSPlan, cone_dict, row_order
-from convexlayers.errors import ConvexLayersError, EngineNotInstalledError, UnsupportedProblemError
+from convexlayers.errors import ConvexLayersError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.solution import DerivativeReport
 from convexlayers.status import Status
 
 # Eigenvalues of P below this share of the largest are zero.
 SMALL_EIGENVALUE = 1e-14
-
-
-def load() -> Any:
-    """The diffcp module.
-
-    Raises:
-        EngineNotInstalledError: it is missing.
-    """
-    try:
-        import diffcp
-    except ImportError as error:
-        raise EngineNotInstalledError("Engine 'diffcp' needs the package diffcp: pip install diffcp") from error
-    return diffcp
 
 
 @dataclass(frozen=True)
@@ -82,7 +69,7 @@ class DiffCPPlan(PerProblemPlan):
 
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element; what diffcp raises becomes a status."""
-        diffcp = load()
+        diffcp = load_package("diffcp")
         A, b, c, cones, order = self._translate(problem)
         options = {"mode": "dense", "solve_method": "SCS"} | dict(self.engine.options)
         if options["solve_method"] == "SCS":
@@ -206,7 +193,7 @@ class DiffCP(Engine):
         return "diffcp"
 
     def setup(self, program: ParametrizedConeProgram) -> DiffCPPlan:
-        load()
+        load_package("diffcp")
         if program.structure.cones.power:
             raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'clarabel' or 'scs'.")
         return DiffCPPlan(program, self, thread_count(self))

@@ -12,9 +12,9 @@ import scipy.sparse as sp
 
 from convexlayers.cones import Cones
 from convexlayers.cones.svec import svec_index
-from convexlayers.engines.base import Engine
+from convexlayers.engines.base import Engine, load_package
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
-from convexlayers.errors import ArgumentError, EngineNotInstalledError
+from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.status import Status
 
@@ -29,19 +29,6 @@ STATUS = {
     -6: Status.INACCURATE,
     -7: Status.INACCURATE,
 }
-
-
-def load() -> Any:
-    """The scs module.
-
-    Raises:
-        EngineNotInstalledError: it is missing.
-    """
-    try:
-        import scs
-    except ImportError as error:
-        raise EngineNotInstalledError("Engine 'scs' needs the package scs: pip install scs") from error
-    return scs
 
 
 def row_order(cones: Cones) -> np.ndarray:
@@ -112,7 +99,7 @@ class SCSPlan(PerProblemPlan):
             # SCS wants at least one row; 0'x + s = 1, s >= 0 changes nothing.
             A, b, cones = sp.csc_array((1, len(problem.q))), np.ones(1), {"l": 1}
         data = {"P": sp.csc_matrix(problem.P), "A": sp.csc_matrix(A), "b": b, "c": problem.q}
-        result = load().SCS(data, cones, **self._settings()).solve()
+        result = load_package("scs").SCS(data, cones, **self._settings()).solve()
         info = result["info"]
         status = STATUS.get(info["status_val"], Status.NUMERICAL_ERROR)
         if status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):
@@ -132,7 +119,7 @@ class SCS(Engine):
         return "scs"
 
     def setup(self, program: ParametrizedConeProgram) -> SCSPlan:
-        load()
+        load_package("scs")
         unknown = set(self.options) - SETTINGS
         if unknown:
             raise ArgumentError(f"options: SCS has no setting {', '.join(map(repr, sorted(unknown)))}.")
