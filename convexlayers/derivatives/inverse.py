@@ -1,7 +1,8 @@
-"""Factorizations of batches of symmetric matrices, dense or sparse, behind one operation: apply the inverse."""
+"""Factorizations of batches of symmetric matrices, dense or sparse, behind the same few operations."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,25 +13,35 @@ from torch import Tensor
 
 
 class Inverse(ABC):
-    """Factors of B matrices of order N."""
+    """B matrices K of order N, and factors of them or of what `shift` made of them."""
 
     @abstractmethod
     def apply(self, r: Tensor) -> Tensor:
-        """K^-1 r for r of shape (B, N, 1); not finite where K is exactly singular."""
+        """The inverse times r, (B, N, 1); not finite where a matrix is exactly singular."""
 
     @abstractmethod
-    def replace(self, indices: Tensor, other: "Inverse") -> "Inverse":
-        """This one with the elements at `indices` taken from another."""
+    def multiply(self, u: Tensor) -> Tensor:
+        """K u for u of shape (B, N, 1), whatever has been shifted."""
+
+    @abstractmethod
+    def shift(self, indices: Tensor, diagonal: Tensor) -> "Inverse":
+        """The same with factors of K + diag(diagonal) for the elements at `indices`; diagonal has shape (count, N)."""
+
+    @abstractmethod
+    def dense(self, index: int) -> Tensor:
+        """K of one element, (N, N)."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class DenseInverse(Inverse):
     """LDL' with Bunch-Kaufman pivoting (LAPACK sytrf).
 
     Attributes:
+        K: (B, N, N).
         ldl, pivots: from torch.linalg.ldl_factor.
     """
 
+    K: Tensor
     ldl: Tensor
     pivots: Tensor
 
@@ -38,50 +49,70 @@ class DenseInverse(Inverse):
     def of(cls, K: Tensor) -> "DenseInverse":
         """Factor (B, N, N)."""
         ldl, pivots, _ = torch.linalg.ldl_factor_ex(K)
-        return cls(ldl, pivots)
+        return cls(K, ldl, pivots)
 
     def apply(self, r: Tensor) -> Tensor:
         return torch.linalg.ldl_solve(self.ldl, self.pivots, r)
 
-    def replace(self, indices: Tensor, other: Inverse) -> "DenseInverse":
-        assert isinstance(other, DenseInverse)
-        return DenseInverse(
-            self.ldl.index_copy(0, indices, other.ldl), self.pivots.index_copy(0, indices, other.pivots)
+    def multiply(self, u: Tensor) -> Tensor:
+        return self.K @ u
+
+    def shift(self, indices: Tensor, diagonal: Tensor) -> "DenseInverse":
+        ldl, pivots, _ = torch.linalg.ldl_factor_ex(self.K[indices] + torch.diag_embed(diagonal))
+        return replace(
+            self, ldl=self.ldl.index_copy(0, indices, ldl), pivots=self.pivots.index_copy(0, indices, pivots)
         )
 
+    def dense(self, index: int) -> Tensor:
+        return self.K[index]
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, eq=False)
 class SparseInverse(Inverse):
     """SuperLU with an ordering for symmetric patterns, one matrix after the other, on the CPU.
 
     Attributes:
+        matrices: K per element, compressed sparse columns.
         factors: per element, None where the matrix is exactly singular.
     """
 
+    matrices: tuple[Any, ...]
     factors: tuple[Any, ...]
 
     @classmethod
     def of(cls, K: Tensor) -> "SparseInverse":
         """Factor (B, N, N), most of whose entries are zero."""
-        return cls(tuple(_superlu(matrix) for matrix in K.detach().cpu().numpy()))
+        matrices = tuple(sp.csc_matrix(matrix) for matrix in K.detach().cpu().numpy())
+        return cls(matrices, tuple(_superlu(matrix) for matrix in matrices))
 
     def apply(self, r: Tensor) -> Tensor:
-        columns = r.squeeze(-1).cpu().numpy()
         nan = np.full(r.shape[1], np.nan)
-        parts = [nan if f is None else f.solve(c) for f, c in zip(self.factors, columns, strict=True)]
-        return torch.as_tensor(np.stack(parts), dtype=r.dtype, device=r.device).unsqueeze(-1)
+        operations = [(lambda _: nan) if factor is None else factor.solve for factor in self.factors]
+        return _each(operations, r)
 
-    def replace(self, indices: Tensor, other: Inverse) -> "SparseInverse":
-        assert isinstance(other, SparseInverse)
+    def multiply(self, u: Tensor) -> Tensor:
+        return _each([matrix.dot for matrix in self.matrices], u)
+
+    def shift(self, indices: Tensor, diagonal: Tensor) -> "SparseInverse":
         factors = list(self.factors)
-        for index, factor in zip(indices.tolist(), other.factors, strict=True):
-            factors[index] = factor
-        return SparseInverse(tuple(factors))
+        for index, entries in zip(indices.tolist(), diagonal.cpu().numpy(), strict=True):
+            factors[index] = _superlu(sp.csc_matrix(self.matrices[index] + sp.diags_array(entries)))
+        return replace(self, factors=tuple(factors))
+
+    def dense(self, index: int) -> Tensor:
+        return torch.as_tensor(self.matrices[index].toarray())
 
 
-def _superlu(matrix: np.ndarray) -> Any:
+def _each(operations: list[Callable[[np.ndarray], np.ndarray]], columns: Tensor) -> Tensor:
+    """Each element's operation on its column, (B, N, 1)."""
+    vectors = columns.squeeze(-1).cpu().numpy()
+    results = [operation(vector) for operation, vector in zip(operations, vectors, strict=True)]
+    return torch.as_tensor(np.stack(results), dtype=columns.dtype, device=columns.device).unsqueeze(-1)
+
+
+def _superlu(matrix: Any) -> Any:
     options = {"SymmetricMode": True}
     try:
-        return spla.splu(sp.csc_matrix(matrix), permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01, options=options)
+        return spla.splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01, options=options)
     except RuntimeError:  # "Factor is exactly singular"
         return None

@@ -105,13 +105,11 @@ class Factor:
     """A factored system.
 
     Attributes:
-        scaled: D K D, (B, N, N).
         D: from equilibration, (B, N, 1).
-        inverse: of D K D; of D (K + eps J) D, J = diag(I, -I), for the singular elements.
+        inverse: D K D, and its inverse; that of D (K + eps J) D, J = diag(I, -I), for the singular elements.
         singular: (B,), whether K is singular to working precision.
     """
 
-    scaled: Tensor
     D: Tensor
     inverse: Inverse
     singular: Tensor
@@ -140,28 +138,25 @@ def factor(system: KKTSystem) -> Factor:
     K, n = system.K, system.A.shape[-1]
     make = SparseInverse.of if system.sparse else DenseInverse.of
     D = equilibrate(K)
-    scaled = D * K * D.transpose(-1, -2)
-    inverse: Inverse = make(scaled)
+    inverse: Inverse = make(D * K * D.transpose(-1, -2))
     if K.shape[-1] == 0:
-        return Factor(scaled, D, inverse, torch.zeros(len(K), dtype=torch.bool, device=K.device))
-    singular = _is_singular(inverse, scaled)
+        return Factor(D, inverse, torch.zeros(len(K), dtype=torch.bool, device=K.device))
+    singular = _is_singular(inverse, D)
     if bool(singular.any()):
         i = singular.nonzero().squeeze(-1)
         weight = D[i] ** 2 / (D[i] ** 2).mean(1, keepdim=True)
         sign = torch.where(torch.arange(K.shape[-1], device=K.device) < n, 1.0, -1.0).to(K.dtype)
-        regular = scaled[i] + torch.diag_embed(REGULARIZATION * sign * weight.squeeze(-1))
-        inverse = inverse.replace(i, make(regular))
-    return Factor(scaled, D, inverse, singular)
+        inverse = inverse.shift(i, REGULARIZATION * sign * weight.squeeze(-1))
+    return Factor(D, inverse, singular)
 
 
-def _is_singular(inverse: Inverse, scaled: Tensor) -> Tensor:
+def _is_singular(inverse: Inverse, like: Tensor) -> Tensor:
     """Whether the inverse magnifies a fixed vector beyond `LARGEST_INVERSE`, (B,).
 
     A null vector is orthogonal to it with probability zero; the equilibrated matrix has norm about 1.
     """
-    count, size = scaled.shape[:2]
-    probe = torch.cos(torch.arange(1, size + 1, dtype=scaled.dtype, device=scaled.device) ** 2)
-    magnified = inverse.apply(probe.expand(count, size).unsqueeze(-1))
+    probe = torch.cos(torch.arange(1, like.shape[1] + 1, dtype=like.dtype, device=like.device) ** 2)
+    magnified = inverse.apply(probe.reshape(1, -1, 1).expand_as(like).contiguous())
     return ~(magnified.abs().amax((1, 2)) < LARGEST_INVERSE)
 
 
@@ -187,11 +182,11 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
     D = factored.D
     scaled_rhs = D * rhs.unsqueeze(-1)
     u = factored.inverse.apply(scaled_rhs)
-    residual = scaled_rhs - factored.scaled @ u
+    residual = scaled_rhs - factored.inverse.multiply(u)
     steps = max(refinement_steps, SINGULAR_STEPS) if bool(factored.singular.any()) else refinement_steps
     for step in range(steps):
         better = u + factored.inverse.apply(residual)
-        new_residual = scaled_rhs - factored.scaled @ better
+        new_residual = scaled_rhs - factored.inverse.multiply(better)
         improved = (new_residual.abs().amax(1) < residual.abs().amax(1)).unsqueeze(-1)
         if step >= refinement_steps:
             improved = improved & factored.singular.reshape(-1, 1, 1)
@@ -204,7 +199,7 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
     stalled = (factored.singular & ~(relative <= CONSISTENT)).nonzero().squeeze(-1)
     # Beyond that size eigenvalues take minutes; the regularized solution stays, and its residual is reported.
     for i in stalled.tolist() if rhs.shape[-1] <= LARGEST_EIGENPROBLEM else []:
-        u[i], relative[i] = _least_squares(factored.scaled[i], D[i], rhs[i])
+        u[i], relative[i] = _least_squares(factored.inverse.dense(i), D[i], rhs[i])
     return u, relative
 
 
