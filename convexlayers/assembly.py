@@ -4,6 +4,7 @@ theta holds the blocks' values as they are (the identity map), so these function
 """
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 
@@ -84,6 +85,19 @@ class Assembly:
     def _map(entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]], height: int, width: int) -> SparseMap:
         rows, cols, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
         return SparseMap(rows, cols, values, (height, width))
+
+
+@lru_cache(maxsize=128)
+def dense_cone_program(n: int, has_P: bool, cones: Cones) -> ParametrizedConeProgram:
+    """The program whose parameters are P (where there is one), q, A, b (where there are rows) themselves, all dense."""
+    assembly = Assembly(n)
+    if has_P:
+        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
+    assembly.linear(assembly.parameter("q", (n,)))
+    if cones.rows:
+        assembly.matrix(assembly.parameter("A", (cones.rows, n)), 0, cones.rows)
+        assembly.right_side(assembly.parameter("b", (cones.rows,)), 0, cones.rows)
+    return assembly.finish(cones, "cone program")
 
 
 def _pattern(positions: list[tuple[np.ndarray, np.ndarray]], height: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexlayers.assembly import Assembly
+from convexlayers.assembly import Assembly, dense_cone_program
 from convexlayers.autograd import differentiable_solve
 from convexlayers.batching import Value, as_tensor, common_dtype, make_theta, to_batch
 from convexlayers.cones import Cones
@@ -304,22 +304,10 @@ def _socp_program(
     return assembly.finish(cones, "second-order cone program" if sizes else "quadratic program")
 
 
-@lru_cache(maxsize=128)
-def _cone_structure(n: int, has_P: bool, cones: Cones) -> ParametrizedConeProgram:
-    assembly = Assembly(n)
-    if has_P:
-        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
-    assembly.linear(assembly.parameter("q", (n,)))
-    if cones.rows:
-        assembly.matrix(assembly.parameter("A", (cones.rows, n)), 0, cones.rows)
-        assembly.right_side(assembly.parameter("b", (cones.rows,)), 0, cones.rows)
-    return assembly.finish(cones, "cone program")
-
-
 def _cone_program(
     P: Value | None, q: Value, A: Value, b: Value, cones: Cones
 ) -> tuple[ParametrizedConeProgram, list[Value]]:
-    program = _cone_structure(_width("q", q), P is not None, cones)
+    program = dense_cone_program(_width("q", q), P is not None, cones)
     values: list[Value] = [] if P is None else [P]
     values += [q, A, b] if cones.rows else [q]
     return program, values

@@ -51,15 +51,23 @@ def measure(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
         program: the numbers, batch B.
         x: (B, n). s, z: (B, m).
     """
-    finite = torch.cat([program.data, x, s, z], dim=-1).isfinite().all(-1)
-    if bool(finite.all()):
-        return _measure_finite(program, x, s, z)
-    # Zeros stand in for them: one NaN would make the eigenvalues of the whole batch an error.
-    rows = finite.unsqueeze(-1)
-    data, x, s, z = (torch.where(rows, part, torch.zeros_like(part)) for part in (program.data, x, s, z))
-    found = _measure_finite(ConeProgram(program.structure, data), x, s, z)
+    finite, program, (x, s, z) = _finite_elements(program, x, s, z)
+    found = _measure_finite(program, x, s, z)
     primal, dual, gap = (part.masked_fill(~finite, float("nan")) for part in (found.primal, found.dual, found.gap))
     return Residuals(primal, dual, gap)
+
+
+def _finite_elements(program: ConeProgram, *vectors: Tensor) -> tuple[Tensor, ConeProgram, list[Tensor]]:
+    """Which elements hold only finite numbers, (B,), and everything with zeros standing in for the others.
+
+    One NaN would make the eigenvalues of the whole batch an error.
+    """
+    finite = torch.cat([program.data, *vectors], dim=-1).isfinite().all(-1)
+    if bool(finite.all()):
+        return finite, program, list(vectors)
+    rows = finite.unsqueeze(-1)
+    data, *cleaned = (torch.where(rows, part, torch.zeros_like(part)) for part in (program.data, *vectors))
+    return finite, ConeProgram(program.structure, data), cleaned
 
 
 def _measure_finite(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
@@ -86,10 +94,7 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
         x: (B, n). z: (B, m), of any scale.
     """
     cones = program.structure.cones
-    finite = torch.cat([program.data, x, z], dim=-1).isfinite().all(-1)
-    x, z = (torch.where(finite.unsqueeze(-1), part, torch.zeros_like(part)) for part in (x, z))
-    data = torch.where(finite.unsqueeze(-1), program.data, torch.zeros_like(program.data))
-    program = ConeProgram(program.structure, data)
+    _, program, (x, z) = _finite_elements(program, x, z)
     farkas, descent = -(program.b * z).sum(-1), -(program.q * x).sum(-1)
     ray_z = z / torch.where(farkas > 0, farkas, torch.ones_like(farkas)).unsqueeze(-1)
     ray_x = x / torch.where(descent > 0, descent, torch.ones_like(descent)).unsqueeze(-1)
@@ -107,8 +112,7 @@ def contradictory_equalities(program: ConeProgram) -> Tensor:
     rows = program.structure.cones.zero
     if rows == 0 or program.batch == 0:
         return torch.zeros(program.batch, dtype=torch.bool, device=program.data.device)
-    finite = program.data.isfinite().all(-1, keepdim=True)
-    program = ConeProgram(program.structure, torch.where(finite, program.data, torch.zeros_like(program.data)))
+    _, program, _ = _finite_elements(program)
     A, b = program.dense_A()[:, :rows], program.b[:, :rows].unsqueeze(-1)
     z = torch.zeros_like(program.b)
     z[:, :rows] = -(b - A @ (torch.linalg.pinv(A) @ b)).squeeze(-1)

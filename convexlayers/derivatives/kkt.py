@@ -206,12 +206,13 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
 def _least_squares(scaled: Tensor, D: Tensor, rhs: Tensor) -> tuple[Tensor, Tensor]:
     """pinv(K) rhs for one element, with the rank read off the equilibrated matrix, and the relative residual."""
     values, vectors = torch.linalg.eigh(scaled)
+    d = D.squeeze(-1)
     small = values.abs() <= SMALL_EIGENVALUE * values.abs().amax()
     # D K D y = 0 says that D y is in the null space of K.
     null = torch.linalg.qr(D * vectors[:, small])[0]
     consistent = rhs - null @ (null.T @ rhs)
     kept = vectors[:, ~small]
-    u = D.squeeze(-1) * (kept @ ((kept.T @ (D.squeeze(-1) * consistent)) / values[~small]))
+    u = d * (kept @ ((kept.T @ (d * consistent)) / values[~small]))
     u = u - null @ (null.T @ u)
-    missing = D.squeeze(-1) * rhs - scaled @ (u / D.squeeze(-1))
-    return u, missing.abs().amax() / (D.squeeze(-1) * rhs).abs().amax()
+    missing = d * rhs - scaled @ (u / d)
+    return u, missing.abs().amax() / (d * rhs).abs().amax()

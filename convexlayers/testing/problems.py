@@ -7,13 +7,12 @@ linear system is regular, for random A with probability one.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import combinations
 
 import torch
 from torch import Tensor
 
-from convexlayers.assembly import Assembly
+from convexlayers.assembly import dense_cone_program
 from convexlayers.cones import Cones
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
@@ -74,7 +73,7 @@ class Numbers:
     @property
     def program(self) -> ParametrizedConeProgram:
         """The program with theta = (P, q, A, b), for `engine.setup`."""
-        return dense_program(self.q.shape[-1], self.cones)
+        return dense_cone_program(self.q.shape[-1], True, self.cones)
 
     @property
     def theta(self) -> list[Tensor]:
@@ -117,18 +116,6 @@ class UnboundedProgram(Numbers):
     """
 
     certificate: Tensor
-
-
-@lru_cache(maxsize=128)
-def dense_program(n: int, cones: Cones) -> ParametrizedConeProgram:
-    """The program whose parameters are P, q, A, b themselves, all dense."""
-    assembly = Assembly(n)
-    assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
-    assembly.linear(assembly.parameter("q", (n,)))
-    if cones.rows:
-        assembly.matrix(assembly.parameter("A", (cones.rows, n)), 0, cones.rows)
-        assembly.right_side(assembly.parameter("b", (cones.rows,)), 0, cones.rows)
-    return assembly.finish(cones, "random cone program")
 
 
 def random_program(
