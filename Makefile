@@ -10,13 +10,16 @@ VENV ?= .venv
 JOBS ?= 2
 DEMO ?= examples/sudoku.py
 BENCH ?= benchmarks/run.py
+SANITIZER ?= address,undefined
+FUZZ_SEED ?= 0
+FUZZ_ROUNDS ?= 800
 
 BIN := $(abspath $(VENV))/bin
 STAMPS := $(VENV)/.stamps
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := CMakeLists.txt $(shell find convexlayers/native -name '*.cpp' -o -name '*.hpp')
 
-.PHONY: help test lint format demo bench docs build clean distclean FORCE
+.PHONY: help test lint format demo bench docs build sanitize clean distclean FORCE
 
 help:
 	@echo "make test    lint, types and tests"
@@ -26,6 +29,7 @@ help:
 	@echo "make bench   run $(BENCH)"
 	@echo "make docs    build the documentation into build/site"
 	@echo "make build   build a wheel into dist"
+	@echo "make sanitize random inputs to the kernels under $(SANITIZER); SANITIZER=thread for data races"
 	@echo "make clean   remove what was built; distclean: the virtual environment too"
 
 # One thread per process: xdist already keeps the cores busy, and threads of BLAS only get in each other's way.
@@ -52,6 +56,17 @@ docs: $(STAMPS)/installed-docs
 
 build: $(STAMPS)/build-tools
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
+# Without Python inside, for every instruction set; one that the processor lacks runs as the next smaller one.
+SANITIZED = build/sanitize-$(subst $(comma),-,$(SANITIZER))
+comma := ,
+sanitize: $(STAMPS)/build-tools
+	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=None \
+		-DSKBUILD_PROJECT_VERSION=0 -DCONVEXLAYERS_SANITIZE=$(SANITIZER) -DCONVEXLAYERS_WERROR=ON
+	$(BIN)/ninja -C $(SANITIZED)
+	for set in baseline avx2 avx512; do \
+		CONVEXLAYERS_ISA=$$set $(SANITIZED)/fuzz $(FUZZ_SEED) $(FUZZ_ROUNDS); \
+	done
 
 clean:
 	rm -rf build dist outputs .pytest_cache .ruff_cache $(STAMPS)

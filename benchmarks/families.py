@@ -102,4 +102,5 @@ FAMILIES: dict[str, tuple[Callable[[], Family], int]] = {
     "sdp8": (nearest_correlation, 32),
     "ot15": (transport, 64),
     "simplex100": (lambda: simplex(100), 128),
+    "simplex1000": (lambda: simplex(1000), 32),
 }

@@ -85,9 +85,9 @@ def solve_qp(
 
     Examples:
         >>> import torch, convexlayers as cl
-        >>> solution = cl.solve_qp(torch.eye(2), torch.tensor([-1.0, 2.0]), lb=0.0)
+        >>> solution = cl.solve_qp(torch.eye(2), torch.tensor([-1.0, 2.0]), lb=0.25)
         >>> [round(value, 6) for value in solution.x.tolist()]
-        [1.0, 0.0]
+        [1.0, 0.25]
     """
     return solve_socp(
         P, q, (), G, h, A, b, lb, ub,

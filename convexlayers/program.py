@@ -156,6 +156,36 @@ class ConeProgram:
         return 0.5 * (x * self.P_times(x)).sum(-1) + (self.q * x).sum(-1) + self.offset
 
 
+class DeferredProgram(ConeProgram):
+    """Numbers that are an affine function of parameters, evaluated if anybody asks for them."""
+
+    _map: AffineMap
+    _theta: tuple[Tensor, ...]
+    _batch: int
+
+    def __init__(self, program: "ParametrizedConeProgram", theta: Sequence[Tensor], batch: int) -> None:
+        """Remember where the numbers come from.
+
+        Args:
+            program: structure and map.
+            theta: blocks of shape (B, k_i) or (1, k_i), without gradient.
+            batch: B.
+        """
+        self.__dict__.update(structure=program.structure, _map=program.map, _theta=tuple(theta), _batch=batch)
+
+    @property
+    def batch(self) -> int:
+        return self._batch
+
+    @cached_property
+    def data(self) -> Tensor:  # type: ignore[override]
+        return self._map.apply(self._theta).expand(self._batch, -1)
+
+    def select(self, indices: Tensor) -> ConeProgram:
+        rows = [value[indices] if value.shape[0] == self._batch else value for value in self._theta]
+        return ConeProgram(self.structure, self._map.apply(rows).expand(len(indices), -1))
+
+
 @dataclass(frozen=True, eq=False)
 class ParameterInfo:
     """A parameter as its user knows it.

@@ -1,11 +1,77 @@
-"""The README's figures are those of the committed results."""
+"""The README's figures are those of the committed results, and the benchmarks run."""
 
+import csv
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+
+RESULTS = """# on this machine
+family,batch,contender,forward_ms,backward_ms,solution_error,gradient_error,kkt_residual,repeats,failure
+easy,8,convexlayers,8.0,2.0,1e-12,1e-12,1e-12,10,
+easy,8,cvxpylayers,60.0,20.0,1e-4,1e-2,,10,
+easy,8,quick and wrong,1.0,1.0,0.5,1e-2,,10,
+easy,8,quick and unsolved,1.0,1.0,1e-9,1e-2,,10,MaxIterations x3
+easy,8,good,15.0,5.0,1e-9,1e-8,,10,
+hard,8,convexlayers,8.0,2.0,1e-12,1e-12,1e-12,10,
+hard,8,cvxpylayers,,,,,,,RuntimeError: no
+"""
 
 
-def test_table_in_the_readme_is_that_of_the_results():
-    make_table = runpy.run_path(str(ROOT / "benchmarks" / "table.py"))["make_table"]
+@pytest.fixture
+def make_table():
+    return runpy.run_path(str(BENCHMARKS / "table.py"))["make_table"]
+
+
+def run_script(name, *arguments, cache):
+    environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
+    command = [sys.executable, str(BENCHMARKS / name), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout
+
+
+def test_table_in_the_readme_is_that_of_the_results(make_table):
     assert make_table() in (ROOT / "README.md").read_text()
+
+
+def test_fastest_peer_is_one_that_solves_the_problem(make_table, tmp_path):
+    path = tmp_path / "families.csv"
+    path.write_text(RESULTS)
+    table = make_table(path).splitlines()
+    easy, hard, means = table[2:5]
+    assert easy.endswith("| good 15 + 5.0 | 1e-9 / 1e-8 | 2.00 | 60 + 20 | 8.00 |")
+    assert hard.endswith(r"| none |  |  | failed \* |  |")
+    assert means.endswith("| **2.00** |  | **8.00** |")
+    note = next(line for line in table if line.startswith("\\*"))
+    for text in ("quick and wrong on easy (off by 0.5)", "unsolved on easy (MaxIterations x3)", "hard (RuntimeError)"):
+        assert text in note
+
+
+@pytest.mark.slow
+def test_families_are_timed_compared_and_plotted(tmp_path):
+    path = tmp_path / "families.csv"
+    arguments = ["--families", "qp10", "--contenders", "convexlayers", "--batch", 2, "--repeats", 1, "--output", path]
+    run_script("run.py", *arguments, cache=tmp_path)
+    comment, *lines = path.read_text().splitlines()
+    (row,) = csv.DictReader(lines)
+    assert "torch" in comment
+    assert (row["family"], row["batch"], row["failure"]) == ("qp10", "2", "")
+    assert float(row["forward_ms"]) > 0
+    assert float(row["backward_ms"]) > 0
+    assert max(float(row[key]) for key in ("solution_error", "gradient_error", "kkt_residual")) < 1e-6
+    assert "families.svg" in run_script("plots.py", "--results", tmp_path, cache=tmp_path)
+
+
+@pytest.mark.slow
+def test_qp_layers_are_timed(tmp_path):
+    path = tmp_path / "qp_layers.csv"
+    run_script("qp_layers.py", "--sizes", 10, "--repeats", 1, "--output", path, cache=tmp_path)
+    rows = {row["contender"]: row for row in csv.DictReader(path.read_text().splitlines()[1:])}
+    assert float(rows["convexlayers"]["gradient_error"]) < 1e-6
+    # What is not installed takes no part, what is must be there.
+    assert rows.keys() <= {"convexlayers", "moreau", "moreau(ipm)", "qpth", "proxsuite"}

@@ -363,7 +363,8 @@ def test_lp_vertex_has_zero_derivative_in_q():
     q = torch.tensor([1.0, 2.0], dtype=torch.float64, requires_grad=True)
     solution = cl.solve_lp(q, A=torch.ones(1, 2), b=torch.ones(1), lb=0.0)
     (grad,) = torch.autograd.grad(solution.x[0], q)
-    assert torch.equal(grad, torch.zeros_like(grad))
+    # Zero up to the rounding of one linear solve with numbers of size one.
+    assert float(grad.abs().max()) <= 1e-15
     assert solution.derivative_report.rank_deficient.tolist() == [False]
 
 

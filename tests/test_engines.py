@@ -365,7 +365,7 @@ def test_wrong_options_are_named(options, named):
 
 
 def test_unknown_engines_list_the_known_ones():
-    with pytest.raises(ArgumentError, match="'auto', 'clarabel', 'scs', 'diffcp'"):
+    with pytest.raises(ArgumentError, match="'auto', 'native', 'clarabel', 'scs', 'diffcp'"):
         make_engine("mosek")
     with pytest.raises(ArgumentError, match="solver"):
         make_engine(3)

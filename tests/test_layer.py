@@ -186,7 +186,7 @@ def test_from_program():
     program = cl.compile_problem(*make_problem())
     layer = cl.ConvexLayer.from_program(through_pickle(program), solver="clarabel", on_failure="nan", validate=False)
     assert (layer.on_failure, layer.validate, layer.engine.name) == ("nan", False, "clarabel")
-    assert_works_like(layer, make_layer(on_failure="nan"))
+    assert_works_like(layer, make_layer(on_failure="nan", solver="clarabel"))
 
 
 def test_modes_flags_and_moves_change_nothing():

@@ -3,7 +3,8 @@
 from convexlayers.engines.base import Engine, Plan
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.diffcp import DiffCP
+from convexlayers.engines.native import Native
 from convexlayers.engines.scs import SCS
-from convexlayers.engines.select import ENGINES, make_engine
+from convexlayers.engines.select import ENGINES, Auto, make_engine
 
-__all__ = ["ENGINES", "SCS", "Clarabel", "DiffCP", "Engine", "Plan", "make_engine"]
+__all__ = ["ENGINES", "SCS", "Auto", "Clarabel", "DiffCP", "Engine", "Native", "Plan", "make_engine"]

@@ -1,16 +1,48 @@
 """The only place that chooses an engine."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, fields
 
 from convexlayers.derivatives import Derivative
-from convexlayers.engines.base import Engine
+from convexlayers.engines.base import Engine, Plan
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.diffcp import DiffCP
+from convexlayers.engines.native import Native, supports
 from convexlayers.engines.scs import SCS
 from convexlayers.errors import ArgumentError
+from convexlayers.program import ParametrizedConeProgram
 
-ENGINES: dict[str, Callable[..., Engine]] = {"clarabel": Clarabel, "scs": SCS, "diffcp": DiffCP}
-DEFAULT = "clarabel"
+
+@dataclass(frozen=True)
+class Auto(Engine):
+    """The engine that suits the program: native for the cones it has, Clarabel for the others."""
+
+    @property
+    def name(self) -> str:
+        return "auto"
+
+    def choose(self, program: ParametrizedConeProgram) -> Engine:
+        """The engine for a program, with the same settings."""
+        make = Native if supports(program.structure.cones) else Clarabel
+        return make(**{field.name: getattr(self, field.name) for field in fields(self)})
+
+    def explain(self, program: ParametrizedConeProgram) -> str:
+        """What is chosen for a program, and why, in one sentence."""
+        if supports(program.structure.cones):
+            return "native: it has every cone of the program, and solves batches in SIMD lanes."
+        return f"clarabel: the native engine has not all of {program.structure.cones.describe()}."
+
+    def setup(self, program: ParametrizedConeProgram) -> Plan:
+        return self.choose(program).setup(program)
+
+
+ENGINES: dict[str, Callable[..., Engine]] = {
+    "auto": Auto,
+    "native": Native,
+    "clarabel": Clarabel,
+    "scs": SCS,
+    "diffcp": DiffCP,
+}
 
 
 def make_engine(
@@ -41,8 +73,7 @@ def make_engine(
         if given:
             raise ArgumentError(f"{', '.join(given)} given beside an engine object: set them on the engine.")
         return solver
-    name = DEFAULT if solver == "auto" else solver
-    if not isinstance(name, str) or name.lower() not in ENGINES:
-        known = ", ".join(repr(known) for known in ["auto", *ENGINES])
+    if not isinstance(solver, str) or solver.lower() not in ENGINES:
+        known = ", ".join(repr(known) for known in ENGINES)
         raise ArgumentError(f"solver is {solver!r}, expected one of {known} or an engine object.")
-    return ENGINES[name.lower()](**given)
+    return ENGINES[solver.lower()](**given)

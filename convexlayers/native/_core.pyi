@@ -1,7 +1,75 @@
-from numpy import int64
+from numpy import float64, int32, int64
 from numpy.typing import NDArray
 
-def info() -> dict[str, str]: ...
+# Address of contiguous memory; 0 stands for nothing.
+Address = int
+Blocks = list[tuple[Address, int]]
+
+def info() -> dict[str, str | int]: ...
 def analyze(
     n: int, indptr: NDArray[int64], indices: NDArray[int64]
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[int64], NDArray[int64], NDArray[int64], int]: ...
+
+class Plan:
+    def describe(self) -> dict[str, int]: ...
+    def solve(
+        self,
+        blocks: Blocks,
+        batch: int,
+        results: tuple[Address, ...],
+        tolerance: float,
+        max_iterations: int,
+        threads: int,
+        /,
+    ) -> None: ...
+    def adjoint(
+        self,
+        blocks: Blocks,
+        solution: tuple[Address, ...],
+        elements: Address,
+        count: int,
+        cotangents: tuple[Address, ...],
+        targets: Blocks,
+        residual: Address,
+        singular: Address,
+        largest: float,
+        threads: int,
+        /,
+    ) -> None: ...
+    def tangent(
+        self,
+        blocks: Blocks,
+        solution: tuple[Address, ...],
+        elements: Address,
+        count: int,
+        dtheta: Blocks,
+        tangents: tuple[Address, ...],
+        residual: Address,
+        singular: Address,
+        largest: float,
+        threads: int,
+        /,
+    ) -> None: ...
+
+def make_plan(
+    n: int,
+    zero: int,
+    nonnegative: int,
+    second_order: NDArray[int32],
+    P_indptr: NDArray[int32],
+    P_rows: NDArray[int32],
+    A_indptr: NDArray[int32],
+    A_rows: NDArray[int32],
+    constant: NDArray[float64],
+    blocks: list[tuple[int, NDArray[int32], NDArray[int32], NDArray[float64]]],
+    /,
+) -> Plan: ...
+def factor_and_solve(
+    nodes: int,
+    signs: NDArray[float64],
+    rows: NDArray[int32],
+    cols: NDArray[int32],
+    values: NDArray[float64],
+    rhs: NDArray[float64],
+    /,
+) -> NDArray[float64]: ...

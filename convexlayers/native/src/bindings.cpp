@@ -1,23 +1,32 @@
 // The Python face of the kernels, and nothing else: conversion of arguments, release of the GIL, codes into exceptions.
-// Arguments are checked in Python, where a message can name them.
+// Arguments are checked in Python, where a message can name them. Batches come as addresses of contiguous float64
+// memory, which cost nothing to pass; the caller keeps that memory alive.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 
+#include <algorithm>
 #include <memory>
 #include <new>
 #include <utility>
 #include <vector>
 
 #include "build_info.hpp"
+#include "lanes/kernels.hpp"
+#include "solver.hpp"
 #include "symbolic/analyze.hpp"
 
 namespace nb = nanobind;
 namespace symbolic = convexlayers::symbolic;
+using convexlayers::plan::Int;
+using convexlayers::plan::Plan;
 using symbolic::Index;
 
 namespace {
 
 using IndexArray = nb::ndarray<const Index, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Ints = nb::ndarray<const Int, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Doubles = nb::ndarray<const double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Address = std::uintptr_t;
 
 // A numpy array that owns the vector: no copy.
 nb::ndarray<nb::numpy, Index, nb::ndim<1>> to_numpy(std::vector<Index>&& values) {
@@ -42,18 +51,170 @@ nb::tuple analyze(Index n, const IndexArray& indptr, const IndexArray& indices) 
                           to_numpy(std::move(factor.L_indices)), factor.flops);
 }
 
+template <class T, class Array>
+std::vector<T> to_vector(const Array& array) {
+    return {array.data(), array.data() + array.size()};
+}
+
+// The caller owns the result.
+Plan* make_plan(Int n, Int zero, Int nonnegative, const Ints& second_order, const Ints& P_indptr,
+                                const Ints& P_rows, const Ints& A_indptr, const Ints& A_rows, const Doubles& constant,
+                                const nb::list& blocks) {
+    convexlayers::plan::Pattern pattern;
+    pattern.n = n;
+    pattern.cones = {zero, nonnegative, to_vector<Int>(second_order)};
+    pattern.m = zero + nonnegative;
+    for (const Int dim : pattern.cones.second_order) pattern.m += dim;
+    pattern.P_indptr = to_vector<Int>(P_indptr);
+    pattern.P_rows = to_vector<Int>(P_rows);
+    pattern.A_indptr = to_vector<Int>(A_indptr);
+    pattern.A_rows = to_vector<Int>(A_rows);
+    std::vector<convexlayers::plan::ParameterBlock> maps;
+    for (const nb::handle item : blocks) {
+        const auto block = nb::cast<nb::tuple>(item);
+        maps.push_back({nb::cast<Int>(block[0]), to_vector<Int>(nb::cast<Ints>(block[1])),
+                        to_vector<Int>(nb::cast<Ints>(block[2])), to_vector<double>(nb::cast<Doubles>(block[3]))});
+    }
+    auto numbers = to_vector<double>(constant);
+    const nb::gil_scoped_release unlocked;
+    return new Plan(std::move(pattern), std::move(numbers), std::move(maps));
+}
+
+nb::dict describe(const Plan& plan) {
+    nb::dict out;
+    out["nodes"] = plan.panels.nodes;
+    out["nnz_L"] = plan.panels.L_entries;
+    out["flops"] = plan.panels.flops;
+    out["groups"] = plan.panels.groups.size();
+    return out;
+}
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// Addresses of blocks with the strides of their rows: 0 where the batch shares the block.
+using Blocks = std::vector<std::pair<Address, std::int64_t>>;
+
+std::vector<convexlayers::Values> to_values(const nb::list& blocks) {
+    std::vector<convexlayers::Values> values;
+    for (const nb::handle item : blocks) {
+        const auto block = nb::cast<nb::tuple>(item);
+        values.push_back({pointer<const double>(nb::cast<Address>(block[0])), nb::cast<std::int64_t>(block[1])});
+    }
+    return values;
+}
+
+// x, s, z, status, iterations, primal, dual, gap, objective, scales.
+convexlayers::Solutions to_solutions(const nb::tuple& at) {
+    const auto address = [&](int i) { return nb::cast<Address>(at[i]); };
+    convexlayers::Solutions out;
+    out.x = pointer<double>(address(0));
+    out.s = pointer<double>(address(1));
+    out.z = pointer<double>(address(2));
+    out.status = pointer<std::int64_t>(address(3));
+    out.iterations = pointer<std::int64_t>(address(4));
+    out.primal = pointer<double>(address(5));
+    out.dual = pointer<double>(address(6));
+    out.gap = pointer<double>(address(7));
+    out.objective = pointer<double>(address(8));
+    out.scales = pointer<std::int16_t>(address(9));
+    return out;
+}
+
+void solve(const Plan& plan, const nb::list& blocks, std::int64_t batch, const nb::tuple& results, double tolerance,
+           std::int64_t max_iterations, int threads) {
+    const auto values = to_values(blocks);
+    const auto out = to_solutions(results);
+    const nb::gil_scoped_release unlocked;
+    convexlayers::solve_batch(plan, {tolerance, max_iterations}, values.data(), batch, out, threads);
+}
+
+std::vector<std::int64_t> to_elements(Address address, std::int64_t count) {
+    const auto* const first = pointer<const std::int64_t>(address);
+    return {first, first + count};
+}
+
+void adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
+             const nb::tuple& cotangents, const nb::list& targets, Address residual, Address singular, double largest,
+             int threads) {
+    const auto values = to_values(blocks);
+    const auto at = to_solutions(solution);
+    const auto cotangent = [&](int i) { return pointer<const double>(nb::cast<Address>(cotangents[i])); };
+    std::vector<convexlayers::BlockGradientTarget> out;
+    for (const nb::handle item : targets) {
+        const auto target = nb::cast<nb::tuple>(item);
+        out.push_back({pointer<double>(nb::cast<Address>(target[0])), pointer<double>(nb::cast<Address>(target[1]))});
+    }
+    const convexlayers::Reports reports{pointer<double>(residual), pointer<bool>(singular), largest};
+    const convexlayers::Cotangents given{cotangent(0), cotangent(1), cotangent(2)};
+    const double* const objective = cotangent(3);
+    const nb::gil_scoped_release unlocked;
+    convexlayers::adjoint_batch(plan, values.data(), at, reports, to_elements(elements, count), given, objective, out,
+                                threads);
+}
+
+void tangent(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
+             const nb::list& dtheta, const nb::tuple& tangents, Address residual, Address singular, double largest,
+             int threads) {
+    const auto values = to_values(blocks), dvalues = to_values(dtheta);
+    const auto at = to_solutions(solution);
+    const auto result = [&](int i) { return pointer<double>(nb::cast<Address>(tangents[i])); };
+    const convexlayers::Tangents out{result(0), result(1), result(2), result(3)};
+    const convexlayers::Reports reports{pointer<double>(residual), pointer<bool>(singular), largest};
+    const nb::gil_scoped_release unlocked;
+    convexlayers::tangent_batch(plan, values.data(), at, reports, to_elements(elements, count), dvalues.data(), out,
+                                threads);
+}
+
+// For tests: solutions of linear systems of any quasi-definite pattern, (count, sides, nodes). An entry of the matrix
+// stands once in (rows, cols), on either side of the diagonal.
+nb::ndarray<nb::numpy, double, nb::ndim<3>> factor_and_solve(
+    Int nodes, const Doubles& signs, const Ints& rows, const Ints& cols,
+    const nb::ndarray<const double, nb::ndim<2>, nb::c_contig, nb::device::cpu>& values,
+    const nb::ndarray<const double, nb::ndim<3>, nb::c_contig, nb::device::cpu>& rhs) {
+    convexlayers::plan::KktPattern pattern;
+    pattern.nodes = nodes;
+    pattern.signs = to_vector<double>(signs);
+    for (std::size_t e = 0; e < rows.size(); ++e)
+        if (const Int i = rows(e), j = cols(e); i != j)
+            pattern.entries.push_back({std::max(i, j), std::min(i, j), convexlayers::plan::Source::data, 0});
+    auto y = std::make_unique<std::vector<double>>(rhs.data(), rhs.data() + rhs.size());
+    {
+        const nb::gil_scoped_release unlocked;
+        const auto panels = convexlayers::plan::make_panels(pattern);
+        convexlayers::kernels().solve_linear({panels, static_cast<std::int64_t>(rows.size()), rows.data(), cols.data(),
+                                              static_cast<std::int64_t>(values.shape(0)), values.data(),
+                                              static_cast<int>(rhs.shape(1)), y->data()});
+    }
+    double* const data = y->data();
+    const nb::capsule owner(y.release(), [](void* p) noexcept { delete static_cast<std::vector<double>*>(p); });
+    return {data, {rhs.shape(0), rhs.shape(1), rhs.shape(2)}, owner};
+}
+
 nb::dict info() {
     const auto build = convexlayers::build_info();
     nb::dict result;
     result["version"] = build.version;
     result["compiler"] = build.compiler;
-    result["instruction_set"] = build.instruction_set;
+    result["instruction_set"] = convexlayers::kernels().name;
+    result["lanes"] = convexlayers::kernels().lanes;
     return result;
 }
 
 }  // namespace
 
 NB_MODULE(_core, module) {
+    // Plans live as long as the programs that cache them, which may be to the end of the interpreter.
+    nb::set_leak_warnings(false);
     module.def("info", &info);
     module.def("analyze", &analyze, nb::arg("n"), nb::arg("indptr"), nb::arg("indices"));
+    nb::class_<Plan>(module, "Plan", "The symbolic work for one parametrized program; see engines/native.py.")
+        .def("describe", &describe)
+        .def("solve", &solve)
+        .def("adjoint", &adjoint)
+        .def("tangent", &tangent);
+    module.def("factor_and_solve", &factor_and_solve);
+    module.def("make_plan", &make_plan, nb::rv_policy::take_ownership);
 }

@@ -4,9 +4,8 @@
 namespace convexlayers {
 
 struct BuildInfo {
-    const char* version;          // of the package the sources belong to
-    const char* compiler;         // name and version
-    const char* instruction_set;  // what every translation unit may use without asking the processor
+    const char* version;   // of the package the sources belong to
+    const char* compiler;  // name and version
 };
 
 BuildInfo build_info() noexcept;

@@ -1,0 +1,56 @@
+"""QP layers without CVXPY on OptNet's random problems: `solve_qp` beside moreau.torch, qpth and proxsuite's QPLayer.
+
+Usage: python benchmarks/qp_layers.py [--sizes 10 20 ...] [--repeats N] [--threads N] [--output FILE]
+
+Peers take part if they are installed: `pip install moreau proxsuite qpth`. Timing and errors are those of run.py; Q, p,
+G and h all get gradients.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from harness import FIELDS, Row, limit_threads, race
+from qp_contenders import QP, MoreauQP, OursQP, Proxsuite, Qpth
+from reference import TOLERANCE, cached
+from report import RESULTS, environment, show, write
+from torch import Tensor
+from tqdm import tqdm
+
+import convexlayers as cl
+
+# n = m -> batch.
+SIZES = {10: 128, 20: 128, 50: 64, 100: 32}
+CONTENDERS = [OursQP(), MoreauQP(), MoreauQP("ipm"), Qpth(), Proxsuite()]
+
+
+def solve(leaves: list[Tensor]) -> tuple[Tensor, ...]:
+    """The reference."""
+    return (cl.solve_qp(*leaves, solver="clarabel", tolerance=TOLERANCE).x,)
+
+
+def main() -> None:
+    """Run, print a table, write a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), metavar="N")
+    parser.add_argument("--repeats", type=int, default=10)
+    parser.add_argument("--budget", type=float, default=20.0, help="seconds per size and contender")
+    parser.add_argument("--threads", type=int, help="cores to use, all by default")
+    parser.add_argument("--output", type=Path, default=RESULTS / "qp_layers.csv")
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    contenders = [contender for contender in CONTENDERS if contender.installed]
+    fields, rows = ["family", "batch", "contender", *FIELDS], list[Row]()
+    for n in tqdm(options.sizes, file=sys.stderr):
+        qp, batch = QP(n, n), SIZES[n]
+        values = qp.sample(batch)
+        found = race(
+            contenders, qp, values, cached(f"optnet{n}", values, solve), options.repeats, options.budget
+        )  # fmt: skip
+        rows += [{"family": f"optnet{n}", "batch": batch} | row for row in found]
+        write(options.output, environment(contenders), fields, rows)
+    show(fields, rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+"""The compiled engine: batches of LPs, QPs and SOCPs in SIMD lanes, from parameters to parameters.
+
+Elements of one structure advance together, one per lane of the processor's vector registers; threads share the batch
+and the GIL is released. An element's numbers do not depend, to the last bit, on its neighbours or on the number of
+threads. The method and its derivation stand beside the code: interior_point.hpp and derivative.hpp in native/src/lanes.
+
+What it cannot finish goes where it can be finished: an element on which the method stalls to Clarabel, a derivative
+whose linear system does not converge to `Exact`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexlayers.cones import Cones
+from convexlayers.derivatives import Cotangents, Exact, Tangents
+from convexlayers.engines.base import Engine, Plan, record, select_solved
+from convexlayers.engines.clarabel import Clarabel
+from convexlayers.engines.per_problem import thread_count
+from convexlayers.errors import ArgumentError, UnsupportedProblemError
+from convexlayers.native import _core
+from convexlayers.program import DeferredProgram, ParametrizedConeProgram
+from convexlayers.solution import Residuals, Solution
+from convexlayers.status import Status
+
+MAX_ITERATIONS = 100
+# Derivatives whose relative residual stays above this are left to `Exact`.
+LARGEST_RESIDUAL = 1e-10
+# What a second method may still solve.
+RESCUABLE = (Status.INACCURATE, Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
+
+_plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictionary()
+_plans_lock = Lock()
+
+
+def supports(cones: Cones) -> bool:
+    """Whether every cone of a program is one that the engine has."""
+    return not (cones.psd or cones.exponential or cones.power)
+
+
+def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
+    """The symbolic work for a program, done once however many layers and calls share it."""
+    with _plans_lock:
+        plan = _plans.get(program)
+        if plan is None:
+            plan = _plans[program] = _make_plan(program)
+        return plan
+
+
+def _make_plan(program: ParametrizedConeProgram) -> _core.Plan:
+    def ints(values: object) -> np.ndarray:
+        return np.ascontiguousarray(values, dtype=np.int32)
+
+    structure = program.structure
+    cones = structure.cones
+    P_indptr, A_indptr = structure.indptr
+    blocks = [
+        (block.shape[1], ints(block.rows.numpy()), ints(block.cols.numpy()), block.values.numpy())
+        for block in program.map.blocks
+    ]
+    return _core.make_plan(
+        structure.n, cones.zero, cones.nonnegative, ints(cones.second_order), ints(P_indptr), ints(structure.P_rows),
+        ints(A_indptr), ints(structure.A_rows), program.map.constant.numpy(), blocks,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class NativeState:
+    """What a solve remembers for its derivative.
+
+    Attributes:
+        scales: exponents of the scaling of each element, int16 (B, n + m + 2).
+        own: which elements were solved here and not by the rescue, (B,); None for all of them.
+    """
+
+    scales: Tensor
+    own: Tensor | None
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """Blocks of theta as the kernels take them.
+
+    Attributes:
+        rows: contiguous float64 on the CPU, kept alive for the call.
+        addresses: address and stride between elements, 0 for a block that the batch shares.
+        batch: number of elements.
+        device: where theta was.
+    """
+
+    rows: list[Tensor]
+    addresses: list[tuple[int, int]]
+    batch: int
+    device: torch.device
+
+
+def _as_rows(value: Tensor) -> Tensor:
+    """The numbers where the kernels can read them."""
+    return value.detach().to(device="cpu", dtype=torch.float64).contiguous()
+
+
+def _arguments(theta: Sequence[Tensor], batch: int | None = None) -> Arguments:
+    sizes = [value.shape[0] for value in theta]
+    if batch is None:
+        batch = 0 if 0 in sizes else max(sizes, default=1)
+    rows = [_as_rows(value) for value in theta]
+    addresses = [(row.data_ptr(), row.shape[1] if row.shape[0] == batch else 0) for row in rows]
+    return Arguments(rows, addresses, batch, theta[0].device if theta else torch.device("cpu"))
+
+
+class NativePlan(Plan):
+    """The compiled structure of one program, with the engine's settings."""
+
+    def __init__(self, program: ParametrizedConeProgram, engine: "Native") -> None:
+        super().__init__(program, engine.derivative)
+        self.engine = engine
+
+    def describe(self) -> dict[str, int]:
+        """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
+        return core_plan(self.program).describe()
+
+    def solve(self, theta: Sequence[Tensor]) -> Solution:
+        given = _arguments(theta)
+        structure, batch = self.program.structure, given.batch
+        n, m = structure.n, structure.m
+        x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
+        primal, dual, gap, objective = torch.empty(4, batch, dtype=torch.float64).unbind(0)
+        status, iterations = torch.empty(2, batch, dtype=torch.int64).unbind(0)
+        scales = torch.zeros(batch, n + m + 2, dtype=torch.int16)
+        results = (x, s, z, status, iterations, primal, dual, gap, objective, scales)
+        core_plan(self.program).solve(
+            given.addresses, batch, tuple(t.data_ptr() for t in results), self.engine.tolerance,
+            self.engine.max_iterations or MAX_ITERATIONS, thread_count(self.engine),
+        )  # fmt: skip
+        program = DeferredProgram(self.program, [value.detach() for value in theta], batch)
+        solution = Solution(
+            program=program, x=x, s=s, z=z, status=status, iterations=iterations, objective=objective,
+            residuals=Residuals(primal, dual, gap), engine_state=NativeState(scales, None),
+        )  # fmt: skip
+        if bool(status.any()):
+            solution = self._rescue(theta, solution)
+        return solution if given.device.type == "cpu" else _to_device(solution, given.device)
+
+    def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
+        """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
+        codes = RESCUABLE if self.engine.max_iterations is None else RESCUABLE[:2]
+        stalled = torch.stack([solution.status == int(code) for code in codes]).any(0)
+        indices = stalled.nonzero().squeeze(-1)
+        if len(indices) == 0:
+            return solution
+        engine = Clarabel(self.engine.tolerance, self.engine.max_iterations, self.engine.threads)
+        found = engine.setup(self.program).solve(self._rows_of(theta, indices, len(stalled)))
+
+        def merge(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, indices, new.to(old.dtype).cpu())
+
+        names = ("x", "s", "z", "status", "iterations", "objective")
+        parts = {name: merge(getattr(solution, name), getattr(found, name)) for name in names}
+        residuals = {
+            name: merge(getattr(solution.residuals, name), getattr(found.residuals, name))
+            for name in ("primal", "dual", "gap")
+        }
+        state = NativeState(solution.engine_state.scales, ~stalled)  # type: ignore[attr-defined]
+        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state)
+
+    @staticmethod
+    def _rows_of(theta: Sequence[Tensor], indices: Tensor, batch: int) -> list[Tensor]:
+        """Blocks of theta for some elements."""
+        return [value[indices.to(value.device)] if value.shape[0] == batch else value for value in theta]
+
+    def _addresses(self, solution: Solution) -> tuple[tuple[int, ...], list[Tensor]]:
+        """The solution as the kernels take it, and what has to be kept alive for that."""
+        state = solution.engine_state
+        assert isinstance(state, NativeState)
+        kept = [t.detach().cpu().contiguous() for t in (solution.x, solution.s, solution.z)]
+        x, s, z = (t.data_ptr() for t in kept)
+        return (x, s, z, 0, 0, 0, 0, 0, 0, state.scales.data_ptr()), [*kept, state.scales]
+
+    def _elements(self, solution: Solution) -> tuple[Tensor, Tensor]:
+        """Indices of the elements whose derivative is taken here, and of those left to `Exact` from the start."""
+        state, solved = solution.engine_state, solution.solved.cpu()
+        assert isinstance(state, NativeState)
+        if state.own is None:
+            return solved.nonzero().squeeze(-1), torch.empty(0, dtype=torch.int64)
+        return (solved & state.own).nonzero().squeeze(-1), (solved & ~state.own).nonzero().squeeze(-1)
+
+    def adjoint(
+        self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        if type(self.derivative) is not Exact:
+            return super().adjoint(theta, solution, cotangents, wanted)
+        batch = solution.program.batch
+        given = _arguments(theta, batch)
+        own, others = self._elements(solution)
+        at, kept = self._addresses(solution)
+        parts = (cotangents.x, cotangents.s, cotangents.z, cotangents.objective)
+        given_parts = [None if part is None else part.detach().to("cpu", torch.float64).contiguous() for part in parts]
+        grads = [
+            torch.zeros_like(row) if is_wanted else None for row, is_wanted in zip(given.rows, wanted, strict=True)
+        ]
+        targets = [
+            (0, 0) if grad is None else ((grad.data_ptr(), 0) if stride else (0, grad.data_ptr()))
+            for grad, (_, stride) in zip(grads, given.addresses, strict=True)
+        ]
+        residual = torch.full((batch,), float("nan"), dtype=torch.float64)
+        singular = torch.zeros(batch, dtype=torch.bool)
+        core_plan(self.program).adjoint(
+            given.addresses, at, own.data_ptr(), len(own),
+            tuple(0 if part is None else part.data_ptr() for part in given_parts), targets,
+            residual.data_ptr(), singular.data_ptr(), LARGEST_RESIDUAL, thread_count(self.engine),
+        )  # fmt: skip
+        del kept
+        solution.report.residual, solution.report.rank_deficient = residual.to(given.device), singular.to(given.device)
+        result = [None if grad is None else grad.to(given.device) for grad in grads]
+        open_elements = torch.cat([others, own[residual[own] > LARGEST_RESIDUAL]])
+        if len(open_elements):
+            self._add_exact(theta, solution, cotangents, wanted, open_elements.to(given.device), result)
+        return tuple(result)
+
+    def _add_exact(
+        self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool],
+        indices: Tensor, grads: list[Tensor | None],
+    ) -> None:  # fmt: skip
+        """Add what `Exact` finds for some elements."""
+        elements = select_solved(solution, indices)
+        scaling = elements.scaling
+        part, report = self._data_adjoint(elements, scaling.normalize_cotangents(cotangents.select(indices)))
+        rows = self._rows_of(theta, indices, solution.program.batch)
+        found = self.program.map.adjoint(part * scaling.data, rows, wanted)
+        for grad, more, value in zip(grads, found, theta, strict=True):
+            if grad is not None and more is not None:
+                grad.index_add_(0, indices, more) if value.shape[0] == solution.program.batch else grad.add_(more)
+        _merge_report(solution, indices, report)
+
+    def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
+        if type(self.derivative) is not Exact:
+            return super().tangent(theta, solution, dtheta)
+        batch = solution.program.batch
+        given = _arguments(theta, batch)
+        own, others = self._elements(solution)
+        at, kept = self._addresses(solution)
+        rows = [None if d is None else _as_rows(d) for d in dtheta]
+        addresses = [
+            (0, 0) if row is None else (row.data_ptr(), row.shape[1] if row.shape[0] == batch else 0) for row in rows
+        ]
+        out = [torch.zeros_like(t, device="cpu") for t in (solution.x, solution.s, solution.z, solution.objective)]
+        residual = torch.full((batch,), float("nan"), dtype=torch.float64)
+        singular = torch.zeros(batch, dtype=torch.bool)
+        core_plan(self.program).tangent(
+            given.addresses, at, own.data_ptr(), len(own), addresses, tuple(t.data_ptr() for t in out),
+            residual.data_ptr(), singular.data_ptr(), LARGEST_RESIDUAL, thread_count(self.engine),
+        )  # fmt: skip
+        del kept
+        solution.report.residual, solution.report.rank_deficient = residual.to(given.device), singular.to(given.device)
+        dx, ds, dz, objective = (t.to(given.device) for t in out)
+        tangents = Tangents(dx, ds, dz, objective)
+        open_elements = torch.cat([others, own[residual[own] > LARGEST_RESIDUAL]])
+        if len(open_elements):
+            self._replace_exact(theta, solution, dtheta, open_elements.to(given.device), tangents)
+        return tangents
+
+    def _replace_exact(
+        self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None], indices: Tensor,
+        tangents: Tangents,
+    ) -> None:  # fmt: skip
+        """Replace tangents of some elements by what `Exact` finds."""
+        elements = select_solved(solution, indices)
+        batch = solution.program.batch
+        rows = [d if d is None or d.shape[0] != batch else d[indices] for d in dtheta]
+        ddata = self.program.map.tangent(rows, len(indices))
+        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
+        found = elements.scaling.restore_tangents(normalized)
+        for name in ("dx", "ds", "dz", "objective"):
+            getattr(tangents, name).index_copy_(0, indices, getattr(found, name))
+        _merge_report(solution, indices, report)
+
+
+def _merge_report(solution: Solution, indices: Tensor, report: object) -> None:
+    """Entries of the report for some elements, the others as they are."""
+    before = replace(solution.report)
+    record(solution, indices, report)  # type: ignore[arg-type]
+    for name in ("residual", "rank_deficient"):
+        old, new = getattr(before, name), getattr(solution.report, name)
+        setattr(solution.report, name, old.index_copy(0, indices, new[indices]))
+
+
+def _to_device(solution: Solution, device: torch.device) -> Solution:
+    names = ("x", "s", "z", "status", "iterations", "objective")
+    residuals = solution.residuals
+    moved = Residuals(residuals.primal.to(device), residuals.dual.to(device), residuals.gap.to(device))
+    return replace(solution, **{name: getattr(solution, name).to(device) for name in names}, residuals=moved)
+
+
+@dataclass(frozen=True)
+class Native(Engine):
+    """Solve and differentiate with the compiled core: zero, nonnegative and second-order cones."""
+
+    @property
+    def name(self) -> str:
+        return "native"
+
+    def setup(self, program: ParametrizedConeProgram) -> NativePlan:
+        if self.options:
+            raise ArgumentError(f"options: the native engine has none, got {', '.join(map(repr, self.options))}.")
+        cones = program.structure.cones
+        if not supports(cones):
+            raise UnsupportedProblemError(
+                f"The native engine has zero, nonnegative and second-order cones; this program has {cones.describe()}. "
+                'Use solver="clarabel" or solver="auto".'
+            )
+        core_plan(program)
+        return NativePlan(program, self)

@@ -1,0 +1,254 @@
+// From parameters to scaled numbers, inside the block, and products with P and A.
+//
+// Every element is solved in units of its own. With diagonal D, E and positive sigma, zeta, all powers of two so that
+// nothing is rounded,
+//
+//     P~ = sigma / zeta D P D,   q~ = D q / zeta,   A~ = E A D,   b~ = E b / sigma
+//
+// has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and E come from Ruiz's equilibration of
+// [P A'; A 0] (Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in matrices", 2001), E being
+// constant on the rows of a second-order cone; sigma and zeta bring b and q to size one.
+#pragma once
+
+#include <algorithm>
+
+#include "lanes/batch.hpp"
+#include "lanes/workspace.hpp"
+
+namespace convexlayers::CONVEXLAYERS_ISA {
+
+inline constexpr int kEquilibrationSteps = 5;
+
+// Units in which an element's numbers have size one, as convexlayers/scaling.py has them, from geometric means.
+struct Units {
+    double tau = 1, sigma = 1, omega = 1;
+};
+
+// Per lane: the sum of the exponents of the entries that are not zero, and their number.
+template <int W>
+struct Exponents {
+    Bits<W> sum{}, count{};
+
+    void add(const Vec<W>& v) {
+        const Bits<W> e = biased_exponent<W>(v);
+        sum += e;
+        if constexpr (W == 1)
+            count += e != 0;
+        else
+            count -= (e != 0);
+    }
+    bool present(int lane) const { return value(count, lane) > 0; }
+    // log2 of the geometric mean, rounded.
+    double mean(int lane) const {
+        const double number = static_cast<double>(value(count, lane));
+        return number > 0 ? std::floor(static_cast<double>(value(sum, lane)) / number + 0.5) - 1023 : 0.0;
+    }
+
+private:
+    static std::int64_t value(const Bits<W>& bits, int lane) {
+        if constexpr (W == 1)
+            return bits;
+        else
+            return bits[lane];
+    }
+};
+
+// log2 of typical sizes of P, q, A, b -> log2 of tau, sigma, omega. See convexlayers/scaling.py.
+template <int W>
+Units find_units(const Exponents<W>& P, const Exponents<W>& q, const Exponents<W>& A, const Exponents<W>& b, int lane) {
+    const double from_objective = P.present(lane) && q.present(lane) ? q.mean(lane) - P.mean(lane) : 0.0;
+    const double sigma = b.present(lane) ? b.mean(lane) : A.mean(lane) + from_objective;
+    const double tau = A.present(lane) ? sigma - A.mean(lane) : from_objective;
+    double omega = 0.0;
+    if (q.present(lane)) omega = tau + q.mean(lane);
+    if (P.present(lane)) {
+        const double quadratic = 2 * tau + P.mean(lane);
+        omega = q.present(lane) ? std::max(omega, quadratic) : quadratic;
+    }
+    return {std::exp2(tau), std::exp2(sigma), std::exp2(omega)};
+}
+
+template <int W>
+struct Numbers {
+    using V = Vec<W>;
+    using M = Mask<W>;
+
+    // Numbers of the lanes in `fresh` at the elements' parameters; returns the lanes whose numbers are all finite.
+    static M load(const Plan& plan, Workspace<W>& w, const Values* values, const std::int64_t* elements, const M& fresh) {
+        int first = 0;
+        while (!get_mask<W>(fresh, first)) ++first;
+        for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+            V* const theta = w.theta + plan.block_starts[b];
+            for (int lane = 0; lane < W; ++lane) {
+                const std::int64_t element = elements[get_mask<W>(fresh, lane) ? lane : first];
+                const double* const row = values[b].data + element * values[b].stride;
+                for (Int c = 0; c < plan.blocks[b].width; ++c) set<W>(theta[c], lane, row[c]);
+            }
+        }
+        V finite{};
+        const Int* const indptr = plan.map_indptr.data();
+        for (Int i = 0; i < plan.pattern.size(); ++i) {
+            V value = broadcast<W>(plan.constant[i]);
+            for (Int e = indptr[i]; e < indptr[i + 1]; ++e)
+                value = fma(w.theta[plan.map_cols[e]], broadcast<W>(plan.map_values[e]), value);
+            finite = finite + value * 0.0;
+            w.numbers[i] = select(fresh, value, w.numbers[i]);
+        }
+        return finite == 0.0;
+    }
+
+    // Exponents of the four parts.
+    struct Sizes {
+        Exponents<W> P, q, A, b;
+    };
+
+    static Sizes sizes(const Plan& plan, const Workspace<W>& w) {
+        Sizes out;
+        const plan::Pattern& p = plan.pattern;
+        add(out.P, w.numbers, 0, p.q_start());
+        add(out.q, w.numbers, p.q_start(), p.A_start());
+        add(out.A, w.numbers, p.A_start(), p.b_start());
+        add(out.b, w.numbers, p.b_start(), p.offset_start());
+        return out;
+    }
+
+    // D and E of the lanes in `fresh`; the numbers of these lanes are scaled by them.
+    static void equilibrate(const Plan& plan, Workspace<W>& w, const M& fresh) {
+        const Int n = plan.n(), m = plan.m();
+        V *const column = w.dx, *const row = w.dz;
+        V *const d = w.x2, *const e = w.z2;
+        for (Int j = 0; j < n; ++j) d[j] = broadcast<W>(1.0);
+        for (Int i = 0; i < m; ++i) e[i] = broadcast<W>(1.0);
+        for (int step = 0; step < kEquilibrationSteps; ++step) {
+            norms(plan, w, d, e, column, row);
+            // A lane whose rows are balanced is left alone, so that it does not depend on the others.
+            V largest = broadcast<W>(1.0), smallest = broadcast<W>(1.0);
+            for (Int j = 0; j < n; ++j) widen(column[j], largest, smallest);
+            for (Int i = 0; i < m; ++i) widen(row[i], largest, smallest);
+            const M unbalanced = fresh & ((largest >= 4.0) | (smallest < 0.25));
+            if (!any(unbalanced)) break;
+            for (Int j = 0; j < n; ++j) d[j] = select(unbalanced, d[j] * inverse_root(column[j]), d[j]);
+            for (Int i = 0; i < m; ++i) e[i] = select(unbalanced, e[i] * inverse_root(row[i]), e[i]);
+        }
+        const V one = broadcast<W>(1.0);
+        for (Int j = 0; j < n; ++j) {
+            w.D[j] = select(fresh, d[j], w.D[j]);
+            d[j] = select(fresh, d[j], one);
+        }
+        for (Int i = 0; i < m; ++i) {
+            w.E[i] = select(fresh, e[i], w.E[i]);
+            e[i] = select(fresh, e[i], one);
+        }
+        scale(plan, w, d, e);
+    }
+
+    // Multiplies P by D P D, q by D, A by E A D, b by E.
+    static void scale(const Plan& plan, Workspace<W>& w, const V* d, const V* e) {
+        const plan::Pattern& p = plan.pattern;
+        V *const P = w.numbers, *const A = w.numbers + p.A_start();
+        for (Int j = 0; j < p.n; ++j) {
+            const V dj = d[j];
+            for (Int k = p.P_indptr[j]; k < p.P_indptr[j + 1]; ++k) P[k] = P[k] * (d[p.P_rows[k]] * dj);
+            for (Int k = p.A_indptr[j]; k < p.A_indptr[j + 1]; ++k) A[k] = A[k] * (e[p.A_rows[k]] * dj);
+            w.numbers[p.q_start() + j] = w.numbers[p.q_start() + j] * dj;
+        }
+        for (Int i = 0; i < p.m; ++i) w.numbers[p.b_start() + i] = w.numbers[p.b_start() + i] * e[i];
+    }
+
+    // Multiplies P by sigma / zeta, q by 1 / zeta, b by 1 / sigma.
+    static void scale_units(const Plan& plan, Workspace<W>& w, const V& sigma, const V& zeta) {
+        const plan::Pattern& p = plan.pattern;
+        const V P_factor = sigma / zeta, q_factor = 1.0 / zeta, b_factor = 1.0 / sigma;
+        for (Int k = 0; k < p.q_start(); ++k) w.numbers[k] = w.numbers[k] * P_factor;
+        for (Int k = p.q_start(); k < p.A_start(); ++k) w.numbers[k] = w.numbers[k] * q_factor;
+        for (Int k = p.b_start(); k < p.offset_start(); ++k) w.numbers[k] = w.numbers[k] * b_factor;
+    }
+
+    // P x, A'z, A x in one pass over the numbers.
+    static void multiply(const Plan& plan, const V* numbers, const V* x, const V* z, V* Px, V* Atz, V* Ax) {
+        const plan::Pattern& p = plan.pattern;
+        const V *const P = numbers, *const A = numbers + p.A_start();
+        const Int *const P_rows = p.P_rows.data(), *const A_rows = p.A_rows.data();
+        for (Int j = 0; j < p.n; ++j) Px[j] = V{};
+        for (Int i = 0; i < p.m; ++i) Ax[i] = V{};
+        for (Int j = 0; j < p.n; ++j) {
+            const V xj = x[j];
+            V even = Px[j], odd{};
+            Int k = p.P_indptr[j];
+            const Int P_end = p.P_indptr[j + 1];
+            const bool has_diagonal = P_end > k && P_rows[P_end - 1] == j;
+            const Int off_diagonal = P_end - (has_diagonal ? 1 : 0);
+            for (; k < off_diagonal; ++k) {
+                const Int i = P_rows[k];
+                Px[i] = fma(P[k], xj, Px[i]);
+                V& sum = (k & 1) ? odd : even;
+                sum = fma(P[k], x[i], sum);
+            }
+            if (has_diagonal) even = fma(P[k], xj, even);
+            Px[j] = even + odd;
+            even = odd = V{};
+            k = p.A_indptr[j];
+            const Int A_end = p.A_indptr[j + 1];
+            for (; k + 1 < A_end; k += 2) {
+                const Int i0 = A_rows[k], i1 = A_rows[k + 1];
+                Ax[i0] = fma(A[k], xj, Ax[i0]);
+                even = fma(A[k], z[i0], even);
+                Ax[i1] = fma(A[k + 1], xj, Ax[i1]);
+                odd = fma(A[k + 1], z[i1], odd);
+            }
+            if (k < A_end) {
+                Ax[A_rows[k]] = fma(A[k], xj, Ax[A_rows[k]]);
+                even = fma(A[k], z[A_rows[k]], even);
+            }
+            Atz[j] = even + odd;
+        }
+    }
+
+private:
+    static void add(Exponents<W>& exponents, const V* numbers, Int begin, Int end) {
+        for (Int i = begin; i < end; ++i) exponents.add(numbers[i]);
+    }
+
+    static void widen(const V& norm, V& largest, V& smallest) {
+        largest = max(norm, largest);
+        smallest = select(norm > 0.0, min(norm, smallest), smallest);
+    }
+
+    // The power of two nearest below norm^(-1/2); 1 for zero.
+    static V inverse_root(const V& norm) {
+        // -(e - 1023) / 2 + 1023, e the biased exponent.
+        const Bits<W> e = biased_exponent<W>(norm);
+        const Bits<W> half = (3 * 1023 + 1 - e) >> 1;
+        return select(norm > 0.0, power_of_two<W>(half), broadcast<W>(1.0));
+    }
+
+    static void norms(const Plan& plan, const Workspace<W>& w, const V* d, const V* e, V* column, V* row) {
+        const plan::Pattern& p = plan.pattern;
+        const V *const P = w.numbers, *const A = w.numbers + p.A_start();
+        for (Int j = 0; j < p.n; ++j) column[j] = V{};
+        for (Int i = 0; i < p.m; ++i) row[i] = V{};
+        for (Int j = 0; j < p.n; ++j) {
+            V largest = column[j];
+            for (Int k = p.P_indptr[j]; k < p.P_indptr[j + 1]; ++k) {
+                const Int i = p.P_rows[k];
+                const V size = abs(P[k]) * (d[i] * d[j]);
+                column[i] = max(size, column[i]);
+                largest = max(size, largest);
+            }
+            for (Int k = p.A_indptr[j]; k < p.A_indptr[j + 1]; ++k) {
+                const Int i = p.A_rows[k];
+                const V size = abs(A[k]) * (e[i] * d[j]);
+                row[i] = max(size, row[i]);
+                largest = max(size, largest);
+            }
+            column[j] = max(largest, column[j]);
+        }
+        for (const plan::SecondOrderBlock& cone : plan.kkt.second_order) {
+            V largest{};
+            for (Int i = 0; i < cone.dim; ++i) largest = max(row[cone.row + i], largest);
+            for (Int i = 0; i < cone.dim; ++i) row[cone.row + i] = largest;
+        }
+    }
+};
+
+}  // namespace convexlayers::CONVEXLAYERS_ISA

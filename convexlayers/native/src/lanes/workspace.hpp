@@ -1,0 +1,80 @@
+// The memory of one block of lanes: allocated once per call and thread, reused for every element that passes through.
+#pragma once
+
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "lanes/vec.hpp"
+#include "plan/plan.hpp"
+
+namespace convexlayers::CONVEXLAYERS_ISA {
+
+using plan::Int;
+using plan::Plan;
+
+// The spectrum of H on one second-order cone: `rest` on the complement of span{e+, e-}, e+- = (1, +-u) / sqrt 2.
+template <int W>
+struct SecondOrderSpectrum {
+    Vec<W> rest, plus, minus;
+};
+
+template <int W>
+struct Workspace {
+    using V = Vec<W>;
+
+    explicit Workspace(const Plan& plan) {
+        const std::size_t n = plan.n(), m = plan.m(), nodes = plan.kkt.nodes;
+        const std::size_t scratch_size = plan::kLongestChain * plan::kLongestChain + plan.panels.widest;
+        struct Part {
+            V** pointer;
+            std::size_t size;
+        };
+        const Part parts[] = {
+            {&numbers, static_cast<std::size_t>(plan.pattern.size())},
+            {&theta, static_cast<std::size_t>(plan.theta_width())},
+            {&panels, static_cast<std::size_t>(plan.panels.size)},
+            {&D_inverse, nodes}, {&scratch, scratch_size}, {&y, 2 * nodes},
+            {&D, n}, {&x, n}, {&Px, n}, {&Atz, n}, {&rx, n}, {&dx, n}, {&x2, n}, {&step_x, n}, {&kept_x, n}, {&out_x, n}, {&out_n, n}, {&probe_x, n},
+            {&E, m}, {&s, m}, {&z, m}, {&Ax, m}, {&rz, m}, {&ds, m}, {&dz, m}, {&z2, m}, {&step_z, m}, {&target, m},
+            {&kept_s, m}, {&kept_z, m}, {&out_m, m}, {&H, m}, {&u, m}, {&jordan, m}, {&probe_z, m}, {&inverse_s, m}, {&inverse_z, m},
+        };
+        std::size_t total = 0;
+        for (const Part& part : parts) total += part.size;
+        memory_ = static_cast<V*>(std::aligned_alloc(64, (total * sizeof(V) + 63) / 64 * 64));
+        if (memory_ == nullptr) throw std::bad_alloc();
+        // Idle lanes hold zeros, not whatever was there.
+        for (std::size_t i = 0; i < total; ++i) memory_[i] = V{};
+        V* next = memory_;
+        for (const Part& part : parts) {
+            *part.pointer = next;
+            next += part.size;
+        }
+        spectra.resize(plan.kkt.second_order.size());
+    }
+    ~Workspace() { std::free(memory_); }
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    V *numbers, *theta;                      // P | q | A | b | offset, scaled; the blocks of theta one after the other
+    V *panels, *D_inverse, *scratch, *y;     // of the factorization; right-hand sides in elimination order
+    V *D, *E;                                // scaling of columns and rows
+    V *x, *s, *z;                            // the iterate
+    V *Px, *Atz, *Ax;                        // P x, A'z, A x
+    V *rx, *rz;                              // residuals
+    V *dx, *ds, *dz;                         // direction
+    V *x2, *z2;                              // direction of the constant right-hand side
+    V *step_x, *step_z;                      // correction of a direction
+    V *target;                               // d_s of the linearized complementarity
+    V *probe_x, *probe_z;                    // image of a fixed vector under the inverse
+    V *kept_x, *kept_s, *kept_z;             // the iterate before it was polished
+    V *out_x, *out_n, *out_m;                // results of products
+    V *H, *u;                                // H of the rows that have a diagonal one; directions of second-order cones
+    V *inverse_s, *inverse_z, *jordan;       // scratch of the cones
+    std::vector<SecondOrderSpectrum<W>> spectra;
+
+private:
+    V* memory_ = nullptr;
+};
+
+}  // namespace convexlayers::CONVEXLAYERS_ISA

@@ -1,0 +1,58 @@
+#include "plan/kkt.hpp"
+
+namespace convexlayers::plan {
+
+namespace {
+
+void add_cones(const Pattern& pattern, KktPattern& kkt) {
+    Int row = pattern.cones.zero;
+    for (Int i = 0; i < pattern.cones.nonnegative; ++i) kkt.nonnegative_rows.push_back(row++);
+    Int dense_entries = 0, vector_entries = 0;
+    for (const Int dim : pattern.cones.second_order) {
+        if (dim == 1) {
+            kkt.nonnegative_rows.push_back(row++);
+            continue;
+        }
+        SecondOrderBlock block{row, dim};
+        const Int first = pattern.n + row;
+        if (dim <= kLargestDense) {
+            for (Int j = 0; j < dim; ++j)
+                for (Int i = j + 1; i < dim; ++i)
+                    kkt.entries.push_back({first + i, first + j, Source::dense_block, dense_entries++});
+        } else {
+            block.v_node = kkt.nodes++;
+            block.u_node = kkt.nodes++;
+            kkt.signs.insert(kkt.signs.end(), {-1.0, 1.0});
+            for (Int i = 0; i < dim; ++i, ++vector_entries) {
+                kkt.entries.push_back({block.v_node, first + i, Source::v_vector, vector_entries});
+                kkt.entries.push_back({block.u_node, first + i, Source::u_vector, vector_entries});
+            }
+        }
+        kkt.second_order.push_back(block);
+        row += dim;
+    }
+}
+
+}  // namespace
+
+KktPattern make_kkt(const Pattern& pattern) {
+    KktPattern kkt;
+    kkt.nodes = pattern.n + pattern.m;
+    kkt.signs.assign(pattern.n, 1.0);
+    kkt.signs.insert(kkt.signs.end(), pattern.m, -1.0);
+    kkt.P_diagonal.assign(pattern.n, -1);
+    for (Int j = 0; j < pattern.n; ++j) {
+        for (Int p = pattern.P_indptr[j]; p < pattern.P_indptr[j + 1]; ++p) {
+            if (pattern.P_rows[p] == j)
+                kkt.P_diagonal[j] = p;
+            else
+                kkt.entries.push_back({j, pattern.P_rows[p], Source::data, p});
+        }
+        for (Int p = pattern.A_indptr[j]; p < pattern.A_indptr[j + 1]; ++p)
+            kkt.entries.push_back({pattern.n + pattern.A_rows[p], j, Source::data, pattern.A_start() + p});
+    }
+    add_cones(pattern, kkt);
+    return kkt;
+}
+
+}  // namespace convexlayers::plan

@@ -1,0 +1,53 @@
+// The pattern of the matrix that is factored in every iteration and for the derivative:
+//
+//     [ P    A'        ]     nodes 0 .. n-1: variables, pivots positive
+//     [ A   -H         ]     nodes n .. n+m-1: rows, pivots negative
+//
+// H is block diagonal, one block per cone. For the zero and nonnegative cone it is diagonal. For a second-order cone of
+// dimension d it has the form D + uu' - vv', D a multiple of the identity: the block is stored dense for d up to
+// kLargestDense, else with two more nodes,
+//
+//     [ -D    v    u ]
+//     [  v'  -1      ]   pivot negative
+//     [  u'        1 ]   pivot positive
+//
+// whose elimination gives -(D + uu' - vv'), so that the rows of the cone stay as sparse as those of A.
+#pragma once
+
+#include <vector>
+
+#include "plan/program.hpp"
+
+namespace convexlayers::plan {
+
+inline constexpr Int kLargestDense = 4;
+
+struct SecondOrderBlock {
+    Int row;  // first row
+    Int dim;
+    Int v_node = -1, u_node = -1;  // -1 where the block is dense
+
+    bool expanded() const { return v_node >= 0; }
+};
+
+// An entry (row > col) of the lower triangle in the original numbering of nodes, and where its number comes from.
+enum class Source : std::uint8_t { data, dense_block, v_vector, u_vector };
+
+struct KktEntry {
+    Int row, col;
+    Source source;
+    Int index;  // data: index into the numbers; else: index into the list of such entries
+};
+
+struct KktPattern {
+    Int nodes = 0;
+    std::vector<double> signs;        // of the pivots
+    std::vector<KktEntry> entries;    // strictly below the diagonal
+    std::vector<Int> P_diagonal;      // (n) index of the entry (j, j) in the numbers, -1 where there is none
+    std::vector<SecondOrderBlock> second_order;  // of dimension >= 2; those of dimension 1 count as nonnegative rows
+    std::vector<Int> nonnegative_rows;
+};
+
+KktPattern make_kkt(const Pattern& pattern);
+
+}  // namespace convexlayers::plan

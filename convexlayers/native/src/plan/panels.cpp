@@ -1,0 +1,138 @@
+#include "plan/panels.hpp"
+
+#include <algorithm>
+#include <new>
+
+namespace convexlayers::plan {
+
+namespace {
+
+using symbolic::Index;
+
+symbolic::SymbolicFactor analyze(const KktPattern& kkt) {
+    std::vector<Index> indptr(kkt.nodes + 1, 0), indices(kkt.entries.size());
+    // The entries below the diagonal, transposed: the upper triangle.
+    for (const KktEntry& entry : kkt.entries) ++indptr[entry.row + 1];
+    for (Int j = 0; j < kkt.nodes; ++j) indptr[j + 1] += indptr[j];
+    std::vector<Index> next(indptr.begin(), indptr.end() - 1);
+    for (const KktEntry& entry : kkt.entries) indices[next[entry.row]++] = entry.col;
+    for (Int j = 0; j < kkt.nodes; ++j) std::sort(indices.begin() + indptr[j], indices.begin() + indptr[j + 1]);
+    symbolic::SymbolicFactor factor;
+    if (symbolic::analyze(kkt.nodes, indptr.data(), indices.data(), factor) != symbolic::Status::ok)
+        throw std::bad_alloc();
+    return factor;
+}
+
+class Builder {
+public:
+    Builder(const KktPattern& kkt, const symbolic::SymbolicFactor& factor) : kkt_(kkt), factor_(factor) {}
+
+    Panels run() {
+        panels_.nodes = kkt_.nodes;
+        panels_.flops = factor_.flops;
+        panels_.L_entries = static_cast<std::int64_t>(factor_.L_indices.size());
+        panels_.position.resize(kkt_.nodes);
+        panels_.signs.resize(kkt_.nodes);
+        panels_.group_of.resize(kkt_.nodes);
+        for (Int k = 0; k < kkt_.nodes; ++k) {
+            panels_.position[factor_.permutation[k]] = k;
+            panels_.signs[k] = kkt_.signs[factor_.permutation[k]];
+        }
+        for (Int first = 0; first < kkt_.nodes;) first = add_group(first);
+        for (Group& group : panels_.groups) add_updates(group);
+        return std::move(panels_);
+    }
+
+private:
+    const Index* column(Int j) const { return factor_.L_indices.data() + factor_.L_indptr[j]; }
+    Index count(Int j) const { return factor_.column_counts[j]; }
+
+    // Column j + 1 continues the pattern of column j, which continues the group's.
+    bool continues_chain(Int j) const {
+        return j + 1 < kkt_.nodes && factor_.elimination_tree[j] == j + 1 && count(j) == count(j + 1) + 1;
+    }
+
+    bool same_pattern(Int i, Int j) const {
+        return count(i) == count(j) && count(i) > 0 && std::equal(column(i), column(i) + count(i), column(j));
+    }
+
+    Int add_group(Int first) {
+        Int last = first + 1;
+        const bool independent = last < kkt_.nodes && same_pattern(first, last);
+        if (independent) {
+            while (last < kkt_.nodes && last - first < kMostIndependent && same_pattern(first, last)) ++last;
+        } else {
+            while (last - first < kLongestChain && continues_chain(last - 1)) ++last;
+        }
+        Group group{};
+        group.first = first;
+        group.k = last - first;
+        group.chain = !independent;
+        group.leaf = true;
+        group.head = independent ? 1 : group.k;
+        group.r = static_cast<Int>(count(last - 1));
+        group.rows = static_cast<Int>(panels_.rows.size());
+        group.offset = panels_.size;
+        panels_.rows.insert(panels_.rows.end(), column(last - 1), column(last - 1) + group.r);
+        panels_.size += (group.head + group.r) * group.k;
+        panels_.widest = std::max(panels_.widest, group.r * group.k);
+        std::fill(panels_.group_of.begin() + first, panels_.group_of.begin() + last,
+                  static_cast<Int>(panels_.groups.size()));
+        panels_.groups.push_back(group);
+        return last;
+    }
+
+    void add_updates(Group& source) {
+        source.first_update = static_cast<Int>(panels_.updates.size());
+        const Int* rows = panels_.rows.data() + source.rows;
+        for (Int first = 0; first < source.r;) {
+            const Int target = panels_.group_of[rows[first]];
+            Int last = first + 1;
+            while (last < source.r && panels_.group_of[rows[last]] == target) ++last;
+            panels_.groups[target].leaf = false;
+            add_update(source, first, last, panels_.groups[target]);
+            first = last;
+        }
+        source.last_update = static_cast<Int>(panels_.updates.size());
+    }
+
+    void add_update(const Group& source, Int first, Int last, const Group& target) {
+        const Int* rows = panels_.rows.data() + source.rows;
+        Update update{target.offset, first, last, static_cast<Int>(panels_.columns.size()),
+                      static_cast<Int>(panels_.row_offsets.size())};
+        for (Int j = first; j < last; ++j) panels_.columns.push_back(rows[j] - target.first);
+        for (Int i = first; i < source.r; ++i) panels_.row_offsets.push_back(row_offset(target, rows[i]));
+        panels_.updates.push_back(update);
+    }
+
+    // Offset of a row in the target's array. The rows below are sorted.
+    Int row_offset(const Group& target, Int row) const {
+        if (row < target.first + target.k) return target.chain ? (row - target.first) * target.k : 0;
+        const Int* begin = panels_.rows.data() + target.rows;
+        const Int* found = std::lower_bound(begin, begin + target.r, row);
+        return (target.head + static_cast<Int>(found - begin)) * target.k;
+    }
+
+    const KktPattern& kkt_;
+    const symbolic::SymbolicFactor& factor_;
+    Panels panels_;
+};
+
+}  // namespace
+
+Int Panels::locate(Int i, Int j) const {
+    if (i < j) std::swap(i, j);
+    const Group& group = groups[group_of[j]];
+    const Int column = j - group.first;
+    if (i < group.first + group.k) return group.offset + (group.chain ? (i - group.first) * group.k : 0) + column;
+    const Int* begin = rows.data() + group.rows;
+    const Int* found = std::lower_bound(begin, begin + group.r, i);
+    return group.offset + (group.head + static_cast<Int>(found - begin)) * group.k + column;
+}
+
+Panels make_panels(const KktPattern& kkt) {
+    const symbolic::SymbolicFactor factor = analyze(kkt);
+    return Builder(kkt, factor).run();
+}
+
+}  // namespace convexlayers::plan

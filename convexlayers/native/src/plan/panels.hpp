@@ -1,0 +1,63 @@
+// How the factor of a matrix is stored and updated: columns of L with the same pattern below, in groups.
+//
+// Nodes are renumbered in elimination order. A group is a run of consecutive columns, of one of two kinds:
+//
+//     chain         column c + 1 is the parent of column c and has the same pattern below it (a supernode)
+//     independent   the columns have the same pattern and no entries among themselves
+//
+// A group of k columns and r common rows below is one row-major array of (head + r) x k numbers: head = k rows hold the
+// lower triangle of a chain with its diagonal, head = 1 row holds the diagonal of an independent group. Stored are the
+// entries of U = L D, not of L, so that a group that no other updates keeps the matrix's own numbers.
+//
+// When a group has been eliminated, the entries of later columns at pairs (i, j), i >= j, of its rows below change by
+// -U_i D^-1 U_j'. An `Update` lists where those pairs are for the columns j that lie in one later group.
+#pragma once
+
+#include <vector>
+
+#include "plan/kkt.hpp"
+#include "symbolic/analyze.hpp"
+
+namespace convexlayers::plan {
+
+inline constexpr Int kLongestChain = 16;
+inline constexpr Int kMostIndependent = 32;
+
+struct Update {
+    Int target;        // offset of the target group's array
+    Int first, last;   // positions j of the source's rows that are columns of the target
+    Int columns;       // into Panels::columns, last - first column numbers in the target
+    Int rows;          // into Panels::row_offsets, one offset per source row from `first` on
+};
+
+struct Group {
+    Int first, k, head, r;
+    Int rows;                        // into Panels::rows, r of them
+    Int offset;                      // of its array
+    Int first_update, last_update;   // into Panels::updates
+    bool chain, leaf;                // leaf: no other group updates it
+
+    Int below() const { return offset + head * k; }
+};
+
+struct Panels {
+    Int nodes = 0;
+    Int size = 0;                    // numbers in all arrays
+    Int widest = 0;                  // largest k * r of a group: scratch of the factorization
+    std::int64_t flops = 0;
+    std::int64_t L_entries = 0;
+    std::vector<Int> position;       // node -> place in elimination order
+    std::vector<double> signs;       // of the pivots, in elimination order
+    std::vector<Group> groups;
+    std::vector<Int> rows;
+    std::vector<Update> updates;
+    std::vector<Int> columns, row_offsets;
+    std::vector<Int> group_of;       // by place in elimination order
+
+    // Where the entry (i, j) or (j, i) of the matrix is stored; places in elimination order.
+    Int locate(Int i, Int j) const;
+};
+
+Panels make_panels(const KktPattern& kkt);
+
+}  // namespace convexlayers::plan
