@@ -22,15 +22,15 @@ NATIVE := CMakeLists.txt $(shell find convexlayers/native -name '*.cpp' -o -name
 .PHONY: help test lint format demo bench docs build sanitize clean distclean FORCE
 
 help:
-	@echo "make test    lint, types and tests"
-	@echo "make lint    ruff and pyright"
-	@echo "make format  rewrite the Python files in ruff's format"
-	@echo "make demo    run $(DEMO)"
-	@echo "make bench   run $(BENCH)"
-	@echo "make docs    build the documentation into build/site"
-	@echo "make build   build a wheel into dist"
-	@echo "make sanitize random inputs to the kernels under $(SANITIZER); SANITIZER=thread for data races"
-	@echo "make clean   remove what was built; distclean: the virtual environment too"
+	@echo "make test      lint, types and tests"
+	@echo "make lint      ruff and pyright"
+	@echo "make format    rewrite the Python files in ruff's format"
+	@echo "make demo      run $(DEMO)"
+	@echo "make bench     run $(BENCH)"
+	@echo "make docs      build the documentation into build/site"
+	@echo "make build     build a wheel into dist"
+	@echo "make sanitize  random inputs to the kernels under $(SANITIZER); SANITIZER=thread for data races"
+	@echo "make clean     remove what was built; distclean: the virtual environment too"
 
 # One thread per process: xdist already keeps the cores busy, and threads of BLAS only get in each other's way.
 test: lint
@@ -58,8 +58,9 @@ build: $(STAMPS)/build-tools
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
 # Without Python inside, for every instruction set; one that the processor lacks runs as the next smaller one.
-SANITIZED = build/sanitize-$(subst $(comma),-,$(SANITIZER))
 comma := ,
+SANITIZED := build/sanitize-$(subst $(comma),-,$(SANITIZER))
+
 sanitize: $(STAMPS)/build-tools
 	$(BIN)/cmake -S . -B $(SANITIZED) -G Ninja -DCMAKE_MAKE_PROGRAM=$(BIN)/ninja -DCMAKE_BUILD_TYPE=None \
 		-DSKBUILD_PROJECT_VERSION=0 -DCONVEXLAYERS_SANITIZE=$(SANITIZER) -DCONVEXLAYERS_WERROR=ON

@@ -211,7 +211,7 @@ plan::Pattern random_pattern(Random& random) {
     pattern.P_indptr = pattern.A_indptr = {0};
     for (Int j = 0; j < pattern.n; ++j) {
         for (Int i = 0; i <= j; ++i)
-            if (random.chance(i == j && P_density > 0 ? 0.9 : P_density)) pattern.P_rows.push_back(i);
+            if (random.chance(i == j && P_density > 0 ? 0.98 : P_density)) pattern.P_rows.push_back(i);
         for (Int i = 0; i < pattern.m; ++i)
             if (random.chance(A_density)) pattern.A_rows.push_back(i);
         pattern.P_indptr.push_back(pattern.P_entries());

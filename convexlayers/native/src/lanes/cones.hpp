@@ -26,6 +26,10 @@ inline constexpr double kRegularization = 1e-8;
 // Stands for an infinite eigenvalue of H where it is the only one of its cone, and where it is not.
 inline constexpr double kInfinite = 1e30;
 inline constexpr double kLarge = 1e7;
+// Between those two: the eigenvalue on the complement, and the smallest one as a share of it.
+inline constexpr double kLargestRest = 1e5;
+inline constexpr double kSmallestRest = 1e-7;
+inline constexpr double kSmall = 1e-8;
 inline constexpr double kHalfRoot = 0.70710678118654752440;
 
 template <int W>
@@ -173,10 +177,9 @@ struct Cones {
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c) {
             const SecondOrderBlock& cone = plan.kkt.second_order[c];
             const Spectrum& H = w.spectra[c];
-            // mu = H / (1 + H); the two outer ones are 0 or 1.
+            // The two outer eigenvalues of M are 0 or 1.
             const V one = broadcast<W>(1.0);
-            const Spectrum mu{select(H.rest < kInfinite, H.rest / (1.0 + H.rest), one), select(H.plus > 0.0, one, V{}),
-                              select(H.minus > 0.0, one, V{})};
+            const Spectrum mu{H.mu, select(H.plus > 0.0, one, V{}), select(H.minus >= kInfinite, one, V{}), V{}};
             V *const s = ds + cone.row, *const z = dz + cone.row;
             apply(cone.dim, mu, w.u + cone.row, s, z);
             for (Int i = 0; i < cone.dim; ++i) {
@@ -230,9 +233,9 @@ private:
 
     // H^(1/2) or H^(-1/2).
     static Spectrum power(const Spectrum& H, int sign) {
-        const Spectrum root{sqrt(H.rest), sqrt(H.plus), sqrt(H.minus)};
+        const Spectrum root{sqrt(H.rest), sqrt(H.plus), sqrt(H.minus), V{}};
         if (sign > 0) return root;
-        return {1.0 / root.rest, 1.0 / root.plus, 1.0 / root.minus};
+        return {1.0 / root.rest, 1.0 / root.plus, 1.0 / root.minus, V{}};
     }
 
     static void scale(const SecondOrderBlock& cone, Workspace<W>& w, Spectrum& H, const M& first, const M& exact) {
@@ -252,6 +255,7 @@ private:
         const V a = fma(s[0], inverse_s, z[0] * inverse_z) * factor + length;
         const V eta = root_s * inverse_z, square = a * a;
         const Spectrum limit = projection_spectrum(s[0] - z[0], length);
+        H.mu = limit.mu;
         H.rest = select(first, one, select(exact, limit.rest, eta));
         H.plus = select(first, one, select(exact, limit.plus, eta * square));
         H.minus = select(first, one, select(exact, limit.minus, eta / square));
@@ -263,9 +267,12 @@ private:
         const M inside = (upper > 0.0) & (lower >= 0.0), mixed = (upper > 0.0) & (lower < 0.0);
         const V infinite = broadcast<W>(kInfinite), large = broadcast<W>(kLarge);
         const V ratio = upper / select(mixed, -lower, broadcast<W>(1.0));
-        const V rest = select(inside, infinite, select(mixed, min(max(ratio, 1.0 / large), large), V{}));
+        const V clipped = min(max(ratio, broadcast<W>(kSmallestRest)), broadcast<W>(kLargestRest));
+        const V rest = select(inside, infinite, select(mixed, clipped, V{}));
         const V plus = select(inside, infinite, select(upper > 0.0, large * max(rest, broadcast<W>(1.0)), V{}));
-        return {rest, plus, select(inside & (lower > 0.0), infinite, V{})};
+        const V minus = select(inside & (lower > 0.0), infinite, select(mixed, kSmall * rest, V{}));
+        const V mu = select(inside, broadcast<W>(1.0), select(mixed, upper / (2.0 * select(mixed, length, large)), V{}));
+        return {rest, plus, minus, mu};
     }
 
     static void write_expanded(const Plan& plan, const SecondOrderBlock& cone, Workspace<W>& w, const Spectrum& H,

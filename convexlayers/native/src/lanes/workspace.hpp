@@ -13,10 +13,11 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 using plan::Int;
 using plan::Plan;
 
-// The spectrum of H on one second-order cone: `rest` on the complement of span{e+, e-}, e+- = (1, +-u) / sqrt 2.
+// The spectrum of H on one second-order cone: `rest` on the complement of span{e+, e-}, e+- = (1, +-u) / sqrt 2; `mu` is
+// that of D Proj_K on the complement, without the clipping that H has.
 template <int W>
 struct SecondOrderSpectrum {
-    Vec<W> rest, plus, minus;
+    Vec<W> rest, plus, minus, mu;
 };
 
 template <int W>

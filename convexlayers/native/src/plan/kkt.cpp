@@ -13,8 +13,8 @@ void add_cones(const Pattern& pattern, KktPattern& kkt) {
             kkt.nonnegative_rows.push_back(row++);
             continue;
         }
-        SecondOrderBlock block{row, dim};
         const Int first = pattern.n + row;
+        SecondOrderBlock block{row, first, dim};
         if (dim <= kLargestDense) {
             for (Int j = 0; j < dim; ++j)
                 for (Int i = j + 1; i < dim; ++i)

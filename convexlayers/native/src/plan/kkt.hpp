@@ -23,7 +23,8 @@ namespace convexlayers::plan {
 inline constexpr Int kLargestDense = 4;
 
 struct SecondOrderBlock {
-    Int row;  // first row
+    Int row;                       // first row
+    Int first_node;                // its node
     Int dim;
     Int v_node = -1, u_node = -1;  // -1 where the block is dense
 

@@ -9,17 +9,58 @@ namespace {
 
 using symbolic::Index;
 
+// Columns of an upper triangle.
+struct Upper {
+    std::vector<Index> indptr, indices;
+
+    // The entries among the first `nodes` nodes.
+    Upper(const KktPattern& kkt, Int nodes) : indptr(nodes + 1, 0) {
+        const auto inside = [&](const KktEntry& entry) { return entry.row < nodes; };
+        for (const KktEntry& entry : kkt.entries)
+            if (inside(entry)) ++indptr[entry.row + 1];
+        for (Int j = 0; j < nodes; ++j) indptr[j + 1] += indptr[j];
+        indices.resize(indptr[nodes]);
+        std::vector<Index> next(indptr.begin(), indptr.end() - 1);
+        for (const KktEntry& entry : kkt.entries)
+            if (inside(entry)) indices[next[entry.row]++] = entry.col;
+        for (Int j = 0; j < nodes; ++j) std::sort(indices.begin() + indptr[j], indices.begin() + indptr[j + 1]);
+    }
+};
+
+void check(symbolic::Status status) {
+    if (status != symbolic::Status::ok) throw std::bad_alloc();
+}
+
+// The two extra nodes of an expanded cone come right after the last of its rows. Before them they would make its block
+// dense, and mix eigenvalues of H whose sizes have nothing in common.
+std::vector<Index> insert_extra_nodes(const KktPattern& kkt, Int plain, const std::vector<Index>& permutation) {
+    std::vector<Index> place(plain), order;
+    for (Int k = 0; k < plain; ++k) place[permutation[k]] = k;
+    std::vector<std::vector<Int>> after(plain);
+    for (const SecondOrderBlock& cone : kkt.second_order) {
+        if (!cone.expanded()) continue;
+        Index last = 0;
+        for (Int i = 0; i < cone.dim; ++i) last = std::max(last, place[cone.first_node + i]);
+        after[last].insert(after[last].end(), {cone.u_node, cone.v_node});
+    }
+    for (Int k = 0; k < plain; ++k) {
+        order.push_back(permutation[k]);
+        order.insert(order.end(), after[k].begin(), after[k].end());
+    }
+    return order;
+}
+
 symbolic::SymbolicFactor analyze(const KktPattern& kkt) {
-    std::vector<Index> indptr(kkt.nodes + 1, 0), indices(kkt.entries.size());
-    // The entries below the diagonal, transposed: the upper triangle.
-    for (const KktEntry& entry : kkt.entries) ++indptr[entry.row + 1];
-    for (Int j = 0; j < kkt.nodes; ++j) indptr[j + 1] += indptr[j];
-    std::vector<Index> next(indptr.begin(), indptr.end() - 1);
-    for (const KktEntry& entry : kkt.entries) indices[next[entry.row]++] = entry.col;
-    for (Int j = 0; j < kkt.nodes; ++j) std::sort(indices.begin() + indptr[j], indices.begin() + indptr[j + 1]);
+    Int plain = kkt.nodes;
+    for (const SecondOrderBlock& cone : kkt.second_order)
+        if (cone.expanded()) plain = std::min(plain, cone.v_node);
     symbolic::SymbolicFactor factor;
-    if (symbolic::analyze(kkt.nodes, indptr.data(), indices.data(), factor) != symbolic::Status::ok)
-        throw std::bad_alloc();
+    const Upper upper(kkt, plain);
+    check(symbolic::analyze(plain, upper.indptr.data(), upper.indices.data(), factor));
+    if (plain == kkt.nodes) return factor;
+    const std::vector<Index> order = insert_extra_nodes(kkt, plain, factor.permutation);
+    const Upper whole(kkt, kkt.nodes);
+    check(symbolic::analyze_in_order(kkt.nodes, whole.indptr.data(), whole.indices.data(), order.data(), factor));
     return factor;
 }
 

@@ -42,15 +42,28 @@ public:
         return factor(std::move(best));
     }
 
+    SymbolicFactor run(const Index* order) {
+        Candidate given(n_);
+        std::copy(order, order + n_, given.permutation.begin());
+        count(given);
+        apply_postorder(given);
+        return factor(std::move(given));
+    }
+
 private:
     Candidate order(PivotRule rule) {
         Candidate result(n_);
         minimum_degree(n_, indptr_, indices_, rule, result.permutation.data(), work_.data());
-        permute(result);
-        elimination_tree(n_, permuted_indptr_.data(), permuted_indices_.data(), result.tree.data(),
-                         result.counts.data(), work_.data());
-        result.flops = factorization_flops(n_, result.counts.data());
+        count(result);
         return result;
+    }
+
+    // The tree and the cost of the candidate's order.
+    void count(Candidate& candidate) {
+        permute(candidate);
+        elimination_tree(n_, permuted_indptr_.data(), permuted_indices_.data(), candidate.tree.data(),
+                         candidate.counts.data(), work_.data());
+        candidate.flops = factorization_flops(n_, candidate.counts.data());
     }
 
     // The matrix in the candidate's order: what every step after the ordering reads.
@@ -109,6 +122,16 @@ Index factorization_flops(Index n, const Index* counts) noexcept {
 Status analyze(Index n, const Index* indptr, const Index* indices, SymbolicFactor& factor) noexcept {
     try {
         factor = Analysis(n, indptr, indices).run();
+    } catch (const std::bad_alloc&) {
+        return Status::out_of_memory;
+    }
+    return Status::ok;
+}
+
+Status analyze_in_order(Index n, const Index* indptr, const Index* indices, const Index* order,
+                        SymbolicFactor& factor) noexcept {
+    try {
+        factor = Analysis(n, indptr, indices).run(order);
     } catch (const std::bad_alloc&) {
         return Status::out_of_memory;
     }

@@ -28,4 +28,9 @@ Index factorization_flops(Index n, const Index* counts) noexcept;
 // Returns ok, or out_of_memory; then `factor` is in no particular state.
 Status analyze(Index n, const Index* indptr, const Index* indices, SymbolicFactor& factor) noexcept;
 
+// The same for a given order of elimination, order[k] the node eliminated k-th, up to a postorder of its tree: a node
+// still comes after those of its neighbours that it came after.
+Status analyze_in_order(Index n, const Index* indptr, const Index* indices, const Index* order,
+                        SymbolicFactor& factor) noexcept;
+
 }  // namespace convexlayers::symbolic
