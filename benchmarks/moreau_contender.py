@@ -101,7 +101,7 @@ class Moreau(Contender):
         self.solver = make_solver(self.P, self.A, self.program.structure.cones, batch, self.algorithm)
 
     def _evaluate(self, values: Values) -> ConeProgram:
-        return self.program.evaluate(make_theta(self.program.blocks, values))
+        return self.program.evaluate(make_theta(self.program.blocks, values, self.program.parameters))
 
     def inputs(self, values: Values) -> list[Tensor]:
         self.values = super().inputs(values)

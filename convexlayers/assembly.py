@@ -10,7 +10,7 @@ import numpy as np
 
 from convexlayers.cones import Cones
 from convexlayers.maps import AffineMap, SparseMap
-from convexlayers.program import Block, ParameterInfo, ParametrizedConeProgram, Structure
+from convexlayers.program import Block, OutputInfo, ParameterInfo, ParametrizedConeProgram, Structure
 
 
 @dataclass
@@ -78,6 +78,10 @@ class Assembly:
             map=AffineMap(np.zeros(structure.size), maps),
             blocks=tuple(Block(i) for i in range(len(self.infos))),
             parameters=tuple(self.infos),
+            outputs=tuple(
+                OutputInfo(name, (width,), name, SparseMap.identity(width))
+                for name, width in (("x", self.n), ("s", cones.rows), ("z", cones.rows))
+            ),
             title=title,
         )
 

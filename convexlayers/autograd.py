@@ -1,9 +1,11 @@
 """Where torch's automatic differentiation meets the engines.
 
-One Function: it takes blocks of theta, returns (x, s, z, objective), and hands cotangents and tangents to the plan. The
-Solution travels in the `Call`, one per call, so that nothing is written to the module or the plan.
+One Function takes the parameters' values as the user passed them and returns the requested variables as the user gets
+them: conversion, batch dimensions and recovery of variables happen inside, so that a call is one node of torch's graph.
+The Solution travels in the `Call`, one per call, so that nothing is written to the module or the plan.
 """
 
+import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from convexlayers.batching import Batch
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines.base import Plan
 from convexlayers.errors import DerivativeWarning, SecondDerivativeError, count_of
@@ -27,10 +30,12 @@ class Call:
 
     Attributes:
         plan: who solves.
+        batch: how values come and results are given back.
         solution: what came out, set by the forward pass.
     """
 
     plan: Plan
+    batch: Batch
     solution: Solution | None = None
 
     @property
@@ -39,42 +44,103 @@ class Call:
         assert self.solution is not None
         return self.solution
 
+    def theta(self, values: Sequence[Tensor | None]) -> list[Tensor]:
+        """Blocks (B or 1, k_i) from values, or tangents of values, one per block of theta."""
+        return [row for row in self.rows(values) if row is not None]
+
+    def rows(self, values: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """The same, None where there is none."""
+        parameters, blocks = self.plan.program.parameters, self.plan.program.blocks
+        return [
+            None if value is None else self.batch.as_row(value, parameters[block.parameter])
+            for block, value in zip(blocks, values, strict=True)
+        ]
+
+    def outputs(self) -> tuple[Tensor, ...]:
+        """Requested variables and the objective, NaN in failed elements."""
+        solution, program, batch = self.solved, self.plan.program, self.batch
+        x, s, z, objective = solution.x, solution.s, solution.z, solution.objective
+        if not solution.all_solved:
+            failed = ~solution.solved
+            x, s, z = (part.masked_fill(failed.unsqueeze(-1), float("nan")) for part in (x, s, z))
+            objective = objective.masked_fill(failed, float("nan"))
+        values = [info.recover(x, z, s) for info in program.outputs]
+        values.append(program.user_objective(objective))
+        # Detached: what autograd attaches its graph to must not be what the Solution holds.
+        return tuple(batch.restore(value).detach() for value in values)
+
+    def cotangents(self, grads: Sequence[Tensor | None]) -> Cotangents:
+        """Cotangents of x, s, z and the objective from those of the outputs."""
+        solution, program = self.solved, self.plan.program
+        found: dict[str, Tensor | None] = {"x": None, "s": None, "z": None}
+        for info, grad in zip(program.outputs, grads, strict=False):
+            if grad is None:
+                continue
+            flat = self.batch.as_rows(grad, info.shape)
+            if info.exponential:
+                flat = flat * info.map.apply(getattr(solution, info.source)).exp()
+            part, before = info.map.adjoint(flat), found[info.source]
+            found[info.source] = part if before is None else before + part
+        objective = grads[-1]
+        if objective is not None:
+            objective = self.batch.as_rows(objective, ()).reshape(-1)
+            objective = program.objective_slope(solution.objective) * objective
+        return Cotangents(found["x"], found["s"], found["z"], objective)
+
 
 class SolveFunction(torch.autograd.Function):
-    """(x, s, z, objective) as a differentiable function of theta; failed elements are NaN with zero gradient."""
+    """The requested variables and the objective as a function of parameters; failed elements have zero gradient."""
 
     @staticmethod
-    def forward(call: Call, *theta: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # type: ignore[override]
-        call.solution = call.plan.solve(theta)
-        solution = call.solution
-        failed = ~solution.solved
-        rows = failed.unsqueeze(-1)
-        nan = float("nan")
-        return (
-            solution.x.masked_fill(rows, nan),
-            solution.s.masked_fill(rows, nan),
-            solution.z.masked_fill(rows, nan),
-            solution.objective.masked_fill(failed, nan),
-        )
+    def forward(call: Call, *values: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        call.solution = call.plan.solve(call.theta(values))
+        return call.outputs()
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        ctx.call, theta = inputs[0], inputs[1:]
-        ctx.save_for_backward(*theta)
-        ctx.save_for_forward(*theta)
+        ctx.call, values = inputs[0], inputs[1:]
+        ctx.save_for_backward(*values)
+        ctx.save_for_forward(*values)
         ctx.set_materialize_grads(False)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        theta = ctx.saved_tensors
-        return None, *AdjointFunction.apply(ctx.call, ctx.needs_input_grad[1:], len(theta), *theta, *grads)
+        values, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
+        if torch.is_grad_enabled():  # create_graph=True: the backward pass is itself to be differentiated
+            return None, *AdjointFunction.apply(ctx.call, wanted, len(values), *values, *grads)
+        return None, *pull_back(ctx.call, wanted, values, grads)
 
     @staticmethod
-    def jvp(ctx: Any, *dtheta: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        call = ctx.call
-        tangents = call.plan.tangent(ctx.saved_tensors, call.solved, dtheta[1:])
-        warn_of_residual(call.solved.report)
-        return tangents.dx, tangents.ds, tangents.dz, tangents.objective
+    def jvp(ctx: Any, *dvalues: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        call: Call = ctx.call
+        solution, program, batch = call.solved, call.plan.program, call.batch
+        tangents = call.plan.tangent(call.theta(ctx.saved_tensors), solution, call.rows(dvalues[1:]))
+        warn_of_residual(solution.report)
+        parts = {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}
+        out = []
+        for info in program.outputs:
+            tangent = info.map.apply(parts[info.source])
+            if info.exponential:
+                tangent = tangent * info.map.apply(getattr(solution, info.source)).exp()
+            out.append(batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
+        slope = program.objective_slope(solution.objective)
+        return *out, batch.restore(slope * tangents.objective)
+
+
+# torch asks for it in every call, and builds it anew unless it is there.
+SolveFunction.forward.__signature__ = inspect.signature(SolveFunction.forward)  # type: ignore[attr-defined]
+
+
+def pull_back(
+    call: Call, wanted: Sequence[bool], values: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """Cotangents of the values, in their shapes, dtypes and devices."""
+    solution = call.solved
+    found = call.plan.adjoint(call.theta(values), solution, call.cotangents(grads), wanted)
+    warn_of_residual(solution.report)
+    return tuple(
+        None if grad is None else grad.reshape(value.shape).to(value) for grad, value in zip(found, values, strict=True)
+    )
 
 
 class AdjointFunction(torch.autograd.Function):
@@ -82,19 +148,10 @@ class AdjointFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(  # type: ignore[override]
-        call: Call, wanted: Sequence[bool], blocks: int, *tensors: Tensor | None
+        call: Call, wanted: Sequence[bool], count: int, *tensors: Tensor | None
     ) -> tuple[Tensor | None, ...]:
-        theta, (grad_x, grad_s, grad_z, grad_objective) = tensors[:blocks], tensors[blocks:]
-        solution = call.solved
-        cotangents = Cotangents(
-            x=torch.zeros_like(solution.x) if grad_x is None else grad_x,
-            s=torch.zeros_like(solution.s) if grad_s is None else grad_s,
-            z=torch.zeros_like(solution.z) if grad_z is None else grad_z,
-            objective=grad_objective,
-        )
-        grads = call.plan.adjoint([t for t in theta if t is not None], solution, cotangents, wanted)
-        warn_of_residual(solution.report)
-        return grads
+        values, grads = tensors[:count], tensors[count:]
+        return pull_back(call, wanted, [value for value in values if value is not None], grads)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
@@ -110,7 +167,7 @@ class AdjointFunction(torch.autograd.Function):
 
 def warn_of_residual(report: DerivativeReport) -> None:
     """Announce derivatives whose linear system has no solution, or was not solved accurately."""
-    if report.residual is None:
+    if report.residual is None or report.all_accurate:
         return
     large = torch.nan_to_num(report.residual) > RESIDUAL_WORTH_A_WARNING
     number = int(large.sum())
@@ -126,17 +183,17 @@ def warn_of_residual(report: DerivativeReport) -> None:
     )
 
 
-def differentiable_solve(plan: Plan, theta: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor, Tensor, Solution]:
+def differentiable_solve(plan: Plan, values: Sequence[Tensor], batch: Batch) -> tuple[tuple[Tensor, ...], Solution]:
     """Solve and attach the derivative.
 
     Args:
         plan: from `engine.setup`.
-        theta: float64 blocks of shape (B, k_i) or (1, k_i).
+        values: one per block of theta, (*batch, *shape) or with a batch of size one.
+        batch: as `to_batch` made it.
 
     Returns:
-        x (B, n), s (B, m), z (B, m), objective (B,), all differentiable, NaN in failed elements; and the Solution.
+        the requested variables and the objective, differentiable, NaN in failed elements; and the Solution.
     """
-    call = Call(plan)
-    outputs = SolveFunction.apply(call, *theta)
-    x, s, z, objective = outputs  # type: ignore[misc]
-    return x, s, z, objective, call.solved
+    call = Call(plan, batch)
+    outputs: Any = SolveFunction.apply(call, *values)
+    return outputs, call.solved

@@ -7,6 +7,7 @@ without any, or whose are all of size one, is shared by the batch and stays a si
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ Value = Tensor | np.ndarray | float | int
 
 @dataclass(frozen=True)
 class Batch:
-    """How results are to be given back.
+    """How values come and results are to be given back.
 
     Attributes:
         shape: broadcast batch dimensions.
@@ -34,17 +35,28 @@ class Batch:
     device: torch.device
     dtypes: tuple[torch.dtype, ...] = ()
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Number of elements."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
 
     def restore(self, value: Tensor) -> Tensor:
         """(B, *shape) in the solver's dtype to (*batch, *shape) in the user's; a single row is repeated."""
         if value.shape[0] != self.size:
             value = value.expand(self.size, *value.shape[1:])
-        value = value.reshape((*self.shape, *value.shape[1:]))
+        if len(self.shape) != 1:
+            value = value.reshape((*self.shape, *value.shape[1:]))
         return value.to(device=self.device, dtype=self.dtype if value.is_floating_point() else value.dtype)
+
+    def as_row(self, value: Tensor, info: ParameterInfo) -> Tensor:
+        """A value (*batch, *shape), or one that the batch shares, to (B or 1, size), float64."""
+        size = info.size
+        rows = self.size if size == 0 else value.numel() // size
+        return value.reshape(rows, size).to(device=self.device, dtype=torch.float64)
+
+    def as_rows(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
+        """A cotangent of a result, (*batch, *shape), to (B, size), float64."""
+        return grad.reshape(self.size, math.prod(shape)).to(dtype=torch.float64)
 
 
 def as_tensor(name: str, value: Value) -> Tensor:
@@ -88,7 +100,7 @@ def common_dtype(values: Sequence[Value]) -> torch.dtype:
 def to_batch(
     parameters: Sequence[ParameterInfo], values: Sequence[Value], dtype: torch.dtype | None = None
 ) -> tuple[list[Tensor], Batch]:
-    """Convert and broadcast.
+    """Check shapes and find the batch.
 
     Args:
         parameters: what is expected.
@@ -96,7 +108,8 @@ def to_batch(
         dtype: of results, by default the common one of the values.
 
     Returns:
-        float64 tensors of shape (B or 1, *shape), differentiable in the values, and the batch.
+        the values as tensors, (*batch, *shape) or, where the batch shares them, with a batch of size one, in their own
+        dtypes and differentiable; and the batch.
 
     Raises:
         ArgumentError: a shape is wrong, batch dimensions do not broadcast, or devices differ; the message names the
@@ -104,21 +117,24 @@ def to_batch(
     """
     tensors = [as_tensor(info.name, value) for info, value in zip(parameters, values, strict=True)]
     leading = [_leading(info, tensor) for info, tensor in zip(parameters, tensors, strict=True)]
+    shape = _common_shape(parameters, leading)
+    dtypes = tuple(tensor.dtype for tensor in tensors)
+    batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
+    for position, (info, lead) in enumerate(zip(parameters, leading, strict=True)):
+        if lead != shape and math.prod(lead) != 1:
+            tensors[position] = tensors[position].expand(*shape, *info.shape)
+    return tensors, batch
+
+
+def _common_shape(parameters: Sequence[ParameterInfo], leading: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
+    """The batch dimensions, broadcast."""
+    if all(lead == leading[0] for lead in leading):
+        return leading[0] if leading else ()
     try:
-        shape = tuple(torch.broadcast_shapes(*leading))
+        return tuple(torch.broadcast_shapes(*leading))
     except RuntimeError as error:
         listed = ", ".join(f"{info.name} {tuple(lead)}" for info, lead in zip(parameters, leading, strict=True))
         raise ArgumentError(f"The batch dimensions of the parameters do not broadcast: {listed}.") from error
-    dtypes = tuple(tensor.dtype for tensor in tensors)
-    batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
-    rows = []
-    for info, tensor, lead in zip(parameters, tensors, leading, strict=True):
-        wide = tensor.to(device=batch.device, dtype=torch.float64)
-        if int(np.prod(lead, dtype=int)) == 1:
-            rows.append(wide.reshape(1, *info.shape))
-        else:
-            rows.append(wide.expand(*shape, *info.shape).reshape(batch.size, *info.shape))
-    return rows, batch
 
 
 def _leading(info: ParameterInfo, tensor: Tensor) -> tuple[int, ...]:
@@ -144,14 +160,20 @@ def _common_device(
     return next(iter(found), torch.device("cpu"))
 
 
-def make_theta(blocks: Sequence[Block], rows: Sequence[Tensor]) -> list[Tensor]:
-    """Blocks of theta, (B or 1, k_i), from the parameters' values, (B or 1, *shape)."""
-    theta = []
-    for block in blocks:
-        value = rows[block.parameter]
-        flat = value.reshape(value.shape[0], math.prod(value.shape[1:]))
-        theta.append(_log(flat) if block.logarithm else flat)
-    return theta
+def block_values(blocks: Sequence[Block], values: Sequence[Tensor]) -> list[Tensor]:
+    """What each block of theta is made from: a parameter's value, or its logarithm."""
+    return [
+        _log(values[block.parameter].to(torch.float64)) if block.logarithm else values[block.parameter]
+        for block in blocks
+    ]
+
+
+def make_theta(blocks: Sequence[Block], values: Sequence[Tensor], infos: Sequence[ParameterInfo]) -> list[Tensor]:
+    """Blocks of theta, (B or 1, k_i), float64, from the parameters' values as `to_batch` made them."""
+    return [
+        value.reshape(-1, infos[block.parameter].size).to(torch.float64)
+        for block, value in zip(blocks, block_values(blocks, values), strict=True)
+    ]
 
 
 def _log(value: Tensor) -> Tensor:

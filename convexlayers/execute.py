@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from convexlayers.autograd import differentiable_solve
-from convexlayers.batching import Batch, Value, make_theta, to_batch
+from convexlayers.batching import Batch, Value, block_values, to_batch
 from convexlayers.engines.base import Plan
 from convexlayers.errors import ArgumentError
+from convexlayers.program import ParameterInfo
 from convexlayers.solution import DerivativeReport, Solution
 from convexlayers.status import Status, describe, raise_for_status
 from convexlayers.validation import validate
@@ -61,25 +62,23 @@ class Execution:
     """A solved call before the front door has given it names.
 
     Attributes:
-        batch: how to give results back.
-        x, s, z: (B, n), (B, m), (B, m), differentiable, NaN in failed elements.
-        objective: of the cone program, (B,), differentiable.
+        batch: how results are given back.
+        values: what the program returns, (*batch, *shape), differentiable, NaN in failed elements.
+        objective: as the user wrote it, (*batch), differentiable.
         solution: the Solution, detached.
     """
 
     batch: Batch
-    x: Tensor
-    s: Tensor
-    z: Tensor
+    values: tuple[Tensor, ...]
     objective: Tensor
     solution: Solution
 
-    def common(self, objective: Tensor) -> dict[str, object]:
+    def common(self) -> dict[str, object]:
         """The fields of `BatchSolution`."""
         solution, restore = self.solution, self.batch.restore
         exact = Batch(self.batch.shape, solution.objective.dtype, self.batch.device)
         return {
-            "objective": restore(objective),
+            "objective": self.objective,
             "status": restore(solution.status),
             "iterations": restore(solution.iterations),
             "primal_residual": exact.restore(solution.residuals.primal),
@@ -117,11 +116,26 @@ def execute(
         SolverError: on_failure is "raise" and an element was not solved.
     """
     program = plan.program
-    rows, batch = to_batch(program.parameters, values, dtype)
+    tensors, batch = to_batch(program.parameters, values, dtype)
     if check_values:
-        validate(program.parameters, rows, batch.dtypes)
-    theta = make_theta(program.blocks, rows)
-    x, s, z, objective, solution = differentiable_solve(plan, theta)
-    if on_failure == "raise":
-        raise_for_status(batch.restore(solution.status))
-    return Execution(batch, x, s, z, objective, solution)
+        check(program.parameters, tensors, batch)
+    run = run_plan(plan, tensors, batch)
+    if on_failure == "raise" and not run.solution.all_solved:
+        raise_for_status(batch.restore(run.solution.status))
+    return run
+
+
+def run_plan(plan: Plan, tensors: Sequence[Tensor], batch: Batch) -> Execution:
+    """Solve for values that `to_batch` made."""
+    outputs, solution = differentiable_solve(plan, block_values(plan.program.blocks, tensors), batch)
+    return Execution(batch, outputs[:-1], outputs[-1], solution)
+
+
+def check(parameters: Sequence[ParameterInfo], tensors: Sequence[Tensor], batch: Batch) -> None:
+    """Check the values of the parameters that have attributes."""
+    checked = [i for i, info in enumerate(parameters) if info.is_checked]
+    if not checked:
+        return
+    infos = [parameters[i] for i in checked]
+    rows = [batch.as_row(tensors[i].detach(), parameters[i]).reshape(-1, *parameters[i].shape) for i in checked]
+    validate(infos, rows, [batch.dtypes[i] for i in checked])

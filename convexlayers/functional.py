@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from convexlayers.assembly import Assembly, dense_cone_program
-from convexlayers.autograd import differentiable_solve
-from convexlayers.batching import Value, as_tensor, common_dtype, make_theta, to_batch
+from convexlayers.batching import Value, as_tensor, common_dtype, to_batch
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Derivative, Exact
 from convexlayers.engines import Engine, make_engine
 from convexlayers.engines.given import Given
 from convexlayers.errors import ArgumentError, wrong_shape
-from convexlayers.execute import BatchSolution, Execution, check_policy, execute
+from convexlayers.execute import BatchSolution, Execution, check_policy, execute, run_plan
 from convexlayers.program import ParametrizedConeProgram
 
 SecondOrderBlock = tuple[Value, Value, Value, Value]
@@ -236,7 +235,7 @@ def differentiable_solution(
         the same x, s, z, now functions of P, q, A, b.
     """
     program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
-    rows, batch = to_batch(program.parameters, values)
+    tensors, batch = to_batch(program.parameters, values)
     sizes = {"x": program.structure.n, "s": program.structure.m, "z": program.structure.m}
     flat = []
     for (name, size), value in zip(sizes.items(), (x, s, z), strict=True):
@@ -246,9 +245,7 @@ def differentiable_solution(
             raise wrong_shape(name, tensor.shape, f"(*batch, {size}) with the batch {batch.shape} of P, q, A, b")
         flat.append(tensor.expand(*batch.shape, size).reshape(batch.size, size))
     engine = Given(*flat, tolerance=tolerance, derivative=derivative if derivative is not None else Exact())
-    solved = differentiable_solve(engine.setup(program), make_theta(program.blocks, rows))
-    run = Execution(batch, *solved)
-    solution = _solution(run, [], [])
+    solution = _solution(run_plan(engine.setup(program), tensors, batch), [], [])
     if check_policy(on_failure) == "raise":
         solution.raise_for_status()
     return solution
@@ -332,8 +329,7 @@ def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
 
 def _solution(run: Execution, names: Sequence[tuple[str, int]], cone_sizes: Sequence[int]) -> ProgramSolution:
     """Names for the parts of z."""
-    restore = run.batch.restore
-    z = restore(run.z)
+    x, s, z = run.values
     duals: dict[str, Any] = {}
     row = 0
     for name, height in names:
@@ -342,5 +338,4 @@ def _solution(run: Execution, names: Sequence[tuple[str, int]], cone_sizes: Sequ
         row += height
     if cone_sizes:
         duals["second_order"] = tuple(z[..., row:].split(list(cone_sizes), dim=-1))
-    common = run.common(run.objective)
-    return ProgramSolution(x=restore(run.x), s=restore(run.s), z=z, duals=duals, **common)  # type: ignore[arg-type]
+    return ProgramSolution(x=x, s=s, z=z, duals=duals, **run.common())  # type: ignore[arg-type]

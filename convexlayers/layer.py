@@ -1,6 +1,6 @@
 """ConvexLayer: a parametrized convex problem as a torch module."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +11,7 @@ from convexlayers.batching import Value
 from convexlayers.calling import collect_values
 from convexlayers.derivatives import Derivative
 from convexlayers.engines import Engine, make_engine
-from convexlayers.execute import BatchSolution, check_policy, execute
+from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 
 if TYPE_CHECKING:
@@ -134,19 +134,22 @@ class ConvexLayer(torch.nn.Module):
             ArgumentError: names the parameter, what came and what was expected.
             SolverError: with on_failure="raise", if an element was not solved.
         """
-        return self.solve(*values, **named).values
+        return self._run(values, named).values
 
     def solve(self, *values: Value | Mapping[Any, Value], **named: Value) -> LayerSolution:
         """Like calling the layer, with objective, status, iterations and residuals of every element."""
-        ordered = collect_values(self.program.parameters, values, named)
-        run = execute(self._plan, ordered, on_failure=self.on_failure, check_values=self.validate)
-        outputs = [(info.source, run.batch.restore(info.recover(run.x, run.z))) for info in self.program.outputs]
+        run = self._run(values, named)
+        pairs = list(zip(self.program.outputs, run.values, strict=True))
         return LayerSolution(
-            values=tuple(value for _, value in outputs),
-            variables=tuple(value for source, value in outputs if source == "x"),
-            duals=tuple(value for source, value in outputs if source == "z"),
-            **run.common(self.program.user_objective(run.objective)),  # type: ignore[arg-type]
+            values=run.values,
+            variables=tuple(value for info, value in pairs if info.source == "x"),
+            duals=tuple(value for info, value in pairs if info.source == "z"),
+            **run.common(),  # type: ignore[arg-type]
         )
+
+    def _run(self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value]) -> Execution:
+        ordered = collect_values(self.program.parameters, values, named)
+        return execute(self._plan, ordered, on_failure=self.on_failure, check_values=self.validate)
 
     def extra_repr(self) -> str:
         """For print(layer)."""

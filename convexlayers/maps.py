@@ -39,6 +39,17 @@ class SparseMap:
         # A map with exactly one entry in every row is a gather: no scatter is needed to apply it.
         self._is_gather = len(unique) == shape[0] and bool((self.rows == torch.arange(shape[0])).all())
         self._has_unit_values = bool((self.values == 1).all())
+        # Consecutive entries are a slice, all of them the input itself.
+        first = int(self.cols[0]) if len(unique) else 0
+        consecutive = bool((self.cols == torch.arange(first, first + len(unique))).all())
+        self._slice = (
+            slice(first, first + len(unique)) if self._is_gather and self._has_unit_values and consecutive else None
+        )
+
+    @classmethod
+    def identity(cls, width: int) -> "SparseMap":
+        """The map x -> x."""
+        return cls.selection(np.arange(width), width)
 
     @classmethod
     def selection(cls, indices: np.ndarray, width: int) -> "SparseMap":
@@ -64,6 +75,8 @@ class SparseMap:
 
     def apply(self, x: Tensor) -> Tensor:
         """M x, shape (..., k) to (..., N); differentiable by torch's own rules."""
+        if self._slice is not None:
+            return x if self.shape[0] == self.shape[1] else x[..., self._slice]
         rows, cols, values = self._on(x)
         picked = x.index_select(-1, cols)
         if not self._has_unit_values:
@@ -74,6 +87,8 @@ class SparseMap:
 
     def adjoint(self, y: Tensor) -> Tensor:
         """M'y, shape (..., N) to (..., k)."""
+        if self._slice is not None and self.shape[0] == self.shape[1]:
+            return y
         rows, cols, values = self._on(y)
         picked = y.index_select(-1, rows) * values
         return torch.zeros(*y.shape[:-1], self.shape[1], dtype=y.dtype, device=y.device).index_add(-1, cols, picked)

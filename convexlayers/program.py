@@ -7,6 +7,7 @@
 parameters to those numbers together with the names that users know. None of them needs cvxpy.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -209,7 +210,12 @@ class ParameterInfo:
     @property
     def size(self) -> int:
         """Entries of one value."""
-        return int(np.prod(self.shape, dtype=int))
+        return math.prod(self.shape)
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether values have to have a property."""
+        return bool(self.attributes) or self.bounds is not None or self.sparsity is not None
 
 
 @dataclass(frozen=True)
@@ -227,7 +233,7 @@ class OutputInfo:
     Attributes:
         name: for messages and `print`.
         shape: shape of one value.
-        source: "x" or "z".
+        source: "x", "s" or "z".
         map: from that vector to the value, row-major.
         exponential: whether exp is applied after it (geometric programs).
     """
@@ -238,9 +244,11 @@ class OutputInfo:
     map: SparseMap
     exponential: bool = False
 
-    def recover(self, x: Tensor, z: Tensor) -> Tensor:
-        """The value, (B, *shape), from x (B, n) and z (B, m)."""
-        flat = self.map.apply(x if self.source == "x" else z)
+    def recover(self, x: Tensor, z: Tensor, s: Tensor | None = None) -> Tensor:
+        """The value, (B, *shape), from x (B, n), z (B, m) and s (B, m)."""
+        part = {"x": x, "z": z, "s": s}[self.source]
+        assert part is not None
+        flat = self.map.apply(part)
         value = flat.reshape(flat.shape[0], *self.shape)
         return value.exp() if self.exponential else value
 
@@ -279,6 +287,12 @@ class ParametrizedConeProgram:
         """The objective as the user wrote it, from the program's, (B,)."""
         value = objective if self.objective_sign == 1.0 else self.objective_sign * objective
         return value.exp() if self.objective_exponential else value
+
+    def objective_slope(self, objective: Tensor) -> Tensor | float:
+        """Derivative of `user_objective`."""
+        return (
+            self.objective_sign * self.user_objective(objective) if self.objective_exponential else self.objective_sign
+        )
 
     def __str__(self) -> str:
         structure = self.structure

@@ -47,9 +47,9 @@ class Scaling:
         """A solution of the normalized program in the original's units."""
         return self.tau * x, self.sigma * s, (self.omega / self.sigma) * z
 
-    def normalize_cotangents(self, cotangents: Cotangents) -> Cotangents:
-        """Cotangents with respect to the normalized solution."""
-        x, s, z = self.restore_point(cotangents.x, cotangents.s, cotangents.z)
+    def normalize_cotangents(self, cotangents: Cotangents, program: ConeProgram) -> Cotangents:
+        """Cotangents with respect to the normalized solution of a program."""
+        x, s, z = self.restore_point(*cotangents.dense(program))
         objective = None if cotangents.objective is None else self.omega.squeeze(-1) * cotangents.objective
         return Cotangents(x, s, z, objective)
 

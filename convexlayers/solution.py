@@ -1,6 +1,7 @@
 """A solved batch, and how far it is from being one: residuals and gap are measured here, not believed."""
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -130,6 +131,8 @@ class DerivativeReport:
 
     residual: Tensor | None = None
     rank_deficient: Tensor | None = None
+    # Set by who knows that no residual is worth looking at.
+    all_accurate: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -162,6 +165,11 @@ class Solution:
     def solved(self) -> Tensor:
         """Boolean mask (B,)."""
         return self.status == int(Status.SOLVED)
+
+    @cached_property
+    def all_solved(self) -> bool:
+        """Whether every element is."""
+        return not bool(self.status.any())
 
 
 def judge(

@@ -11,22 +11,30 @@ from convexlayers.solution import DerivativeReport
 
 @dataclass(frozen=True)
 class Cotangents:
-    """Cotangents of a solution.
+    """Cotangents of a solution, None for zero.
 
     Attributes:
-        x: (B, n). s, z: (B, m).
-        objective: (B,), or None for zero.
+        x: (B, n). s, z: (B, m). objective: (B,).
     """
 
-    x: Tensor
-    s: Tensor
-    z: Tensor
+    x: Tensor | None
+    s: Tensor | None
+    z: Tensor | None
     objective: Tensor | None = None
 
     def select(self, indices: Tensor) -> "Cotangents":
         """The elements at these indices."""
-        objective = None if self.objective is None else self.objective[indices]
-        return Cotangents(self.x[indices], self.s[indices], self.z[indices], objective)
+        parts = (self.x, self.s, self.z, self.objective)
+        return Cotangents(*(None if part is None else part[indices] for part in parts))
+
+    def dense(self, program: ConeProgram) -> tuple[Tensor, Tensor, Tensor]:
+        """Those of x, s and z with zeros for None."""
+
+        def filled(part: Tensor | None, width: int) -> Tensor:
+            return program.data.new_zeros(program.batch, width) if part is None else part
+
+        n, m = program.structure.n, program.structure.m
+        return filled(self.x, n), filled(self.s, m), filled(self.z, m)
 
 
 @dataclass(frozen=True)

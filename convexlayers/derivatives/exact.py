@@ -98,11 +98,12 @@ class Exact:
         n = program.structure.n
         system = assemble(program, s, z)
         factored = factor(system)
-        rhs_x = cotangents.x - (system.A.transpose(-1, -2) @ cotangents.s.unsqueeze(-1)).squeeze(-1)
-        rhs = torch.cat([rhs_x, system.from_rows(cotangents.z)], dim=-1)
+        grad_x, grad_s, grad_z = cotangents.dense(program)
+        rhs_x = grad_x - (system.A.transpose(-1, -2) @ grad_s.unsqueeze(-1)).squeeze(-1)
+        rhs = torch.cat([rhs_x, system.from_rows(grad_z)], dim=-1)
         u, residual = solve(factored, rhs, self.refinement_steps)
         wx, wz = u[:, :n], system.to_rows(u[:, n:])
-        grad = contract(program, x, z, wx, wz + cotangents.s, cotangents.objective)
+        grad = contract(program, x, z, wx, wz + grad_s, cotangents.objective)
         return grad, DerivativeReport(residual=residual, rank_deficient=factored.singular)
 
     def _tangent_chunk(

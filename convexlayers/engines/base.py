@@ -52,7 +52,9 @@ class Plan(ABC):
         if len(indices):
             elements = select_solved(solution, indices)
             scaling = elements.scaling
-            part, report = self._data_adjoint(elements, scaling.normalize_cotangents(cotangents.select(indices)))
+            part, report = self._data_adjoint(
+                elements, scaling.normalize_cotangents(cotangents.select(indices), elements.program)
+            )
             grad = grad.index_copy(0, indices, part * scaling.data)
             record(solution, indices, report)
         return self.program.map.adjoint(grad, theta, wanted)

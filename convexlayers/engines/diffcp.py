@@ -124,9 +124,10 @@ class DiffCPPlan(PerProblemPlan):
         structure = self.program.structure
         own = maps.order >= 0
         dx, dy, ds = np.zeros(maps.columns), np.zeros(len(own)), np.zeros(len(own))
-        dx[: structure.n] = cotangents.x[row].cpu().numpy()
-        dy[own] = cotangents.z[row].cpu().numpy()[maps.order[own]]
-        ds[own] = cotangents.s[row].cpu().numpy()[maps.order[own]]
+        grad_x, grad_s, grad_z = (part[row].cpu().numpy() for part in cotangents.dense(elements.program))
+        dx[: structure.n] = grad_x
+        dy[own] = grad_z[maps.order[own]]
+        ds[own] = grad_s[maps.order[own]]
         # diffcp treats cotangents below 1e-8 as zero; the map is linear, so it is given one of size 1.
         size = max(np.abs(dx).max(initial=0), np.abs(dy).max(initial=0), np.abs(ds).max(initial=0))
         if size == 0:

@@ -79,38 +79,72 @@ class NativeState:
     """
 
     scales: Tensor
-    own: Tensor | None
-
-
-@dataclass(frozen=True)
-class Arguments:
-    """Blocks of theta as the kernels take them.
-
-    Attributes:
-        rows: contiguous float64 on the CPU, kept alive for the call.
-        addresses: address and stride between elements, 0 for a block that the batch shares.
-        batch: number of elements.
-        device: where theta was.
-    """
-
-    rows: list[Tensor]
-    addresses: list[tuple[int, int]]
-    batch: int
-    device: torch.device
+    own: Tensor | None = None
 
 
 def _as_rows(value: Tensor) -> Tensor:
     """The numbers where the kernels can read them."""
-    return value.detach().to(device="cpu", dtype=torch.float64).contiguous()
+    if value.requires_grad:
+        value = value.detach()
+    return value.to(device="cpu", dtype=torch.float64).contiguous()
 
 
-def _arguments(theta: Sequence[Tensor], batch: int | None = None) -> Arguments:
+def _addresses(rows: Sequence[Tensor | None], batch: int) -> list[tuple[int, int]]:
+    """Address and stride between elements of each block; stride 0 for one that the batch shares, address 0 for None."""
+    return [(0, 0) if row is None else (row.data_ptr(), row.shape[1] if row.shape[0] == batch else 0) for row in rows]
+
+
+def _batch_of(theta: Sequence[Tensor]) -> int:
     sizes = [value.shape[0] for value in theta]
-    if batch is None:
-        batch = 0 if 0 in sizes else max(sizes, default=1)
-    rows = [_as_rows(value) for value in theta]
-    addresses = [(row.data_ptr(), row.shape[1] if row.shape[0] == batch else 0) for row in rows]
-    return Arguments(rows, addresses, batch, theta[0].device if theta else torch.device("cpu"))
+    return 0 if 0 in sizes else max(sizes, default=1)
+
+
+class _Elements:
+    """The elements of a solution whose derivative the kernels take, and what the kernels need of them."""
+
+    def __init__(self, plan: "NativePlan", theta: Sequence[Tensor], solution: Solution) -> None:
+        state = solution.engine_state
+        assert isinstance(state, NativeState)
+        self.batch = len(solution.status)
+        self.device = solution.x.device
+        self.rows = [_as_rows(value) for value in theta]
+        self.blocks = _addresses(self.rows, self.batch)
+        self._point = [_as_rows(part) for part in (solution.x, solution.s, solution.z)]
+        self.at = (*[part.data_ptr() for part in self._point], 0, 0, 0, 0, 0, 0, state.scales.data_ptr())
+        self.threads = thread_count(plan.engine)
+        self.residual = torch.empty(self.batch, dtype=torch.float64)
+        self.singular = torch.empty(self.batch, dtype=torch.bool)
+        self.all = state.own is None and solution.all_solved
+        if not self.all:
+            solved = solution.solved.cpu()
+            own = torch.ones_like(solved) if state.own is None else state.own
+            self.indices, self.others = ((solved & part).nonzero().squeeze(-1) for part in (own, ~own))
+            self.residual.fill_(float("nan"))
+            self.singular.fill_(False)
+
+    @property
+    def list(self) -> tuple[int, int]:
+        """Address and length of the list of elements; no address stands for all."""
+        return (0, self.batch) if self.all else (self.indices.data_ptr(), len(self.indices))
+
+    @property
+    def report(self) -> tuple[int, int, float, int]:
+        """The last arguments of the kernels."""
+        return self.residual.data_ptr(), self.singular.data_ptr(), LARGEST_RESIDUAL, self.threads
+
+    def left_over(self, largest: float) -> Tensor | None:
+        """Elements that are left to `Exact`, given the largest residual; None for none."""
+        if self.all and largest <= LARGEST_RESIDUAL:
+            return None
+        found = (self.residual > LARGEST_RESIDUAL).nonzero().squeeze(-1)
+        left = found if self.all else torch.cat([self.others, found])
+        return left.to(self.device) if len(left) else None
+
+    def write_report(self, solution: Solution, largest: float) -> None:
+        """What the kernels found, for the user."""
+        report = solution.report
+        report.residual, report.rank_deficient = self.residual.to(self.device), self.singular.to(self.device)
+        report.all_accurate = self.all and largest <= LARGEST_RESIDUAL
 
 
 class NativePlan(Plan):
@@ -119,32 +153,46 @@ class NativePlan(Plan):
     def __init__(self, program: ParametrizedConeProgram, engine: "Native") -> None:
         super().__init__(program, engine.derivative)
         self.engine = engine
+        self._core: _core.Plan | None = core_plan(program)
+
+    def __getstate__(self) -> dict[str, object]:
+        return {**self.__dict__, "_core": None}
+
+    @property
+    def core(self) -> _core.Plan:
+        """The symbolic work; after unpickling, of the program that came with it."""
+        if self._core is None:
+            self._core = core_plan(self.program)
+        return self._core
 
     def describe(self) -> dict[str, int]:
         """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
-        return core_plan(self.program).describe()
+        return self.core.describe()
 
     def solve(self, theta: Sequence[Tensor]) -> Solution:
-        given = _arguments(theta)
-        structure, batch = self.program.structure, given.batch
+        batch, rows = _batch_of(theta), [_as_rows(value) for value in theta]
+        structure = self.program.structure
         n, m = structure.n, structure.m
         x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
-        primal, dual, gap, objective = torch.empty(4, batch, dtype=torch.float64).unbind(0)
-        status, iterations = torch.empty(2, batch, dtype=torch.int64).unbind(0)
-        scales = torch.zeros(batch, n + m + 2, dtype=torch.int16)
+        primal, dual, gap, objective = (torch.empty(batch, dtype=torch.float64) for _ in range(4))
+        status, iterations = (torch.empty(batch, dtype=torch.int64) for _ in range(2))
+        scales = torch.empty(batch, n + m + 2, dtype=torch.int16)
         results = (x, s, z, status, iterations, primal, dual, gap, objective, scales)
-        core_plan(self.program).solve(
-            given.addresses, batch, tuple(t.data_ptr() for t in results), self.engine.tolerance,
+        failed = self.core.solve(
+            _addresses(rows, batch), batch, tuple([t.data_ptr() for t in results]), self.engine.tolerance,
             self.engine.max_iterations or MAX_ITERATIONS, thread_count(self.engine),
         )  # fmt: skip
         program = DeferredProgram(self.program, [value.detach() for value in theta], batch)
         solution = Solution(
             program=program, x=x, s=s, z=z, status=status, iterations=iterations, objective=objective,
-            residuals=Residuals(primal, dual, gap), engine_state=NativeState(scales, None),
+            residuals=Residuals(primal, dual, gap), engine_state=NativeState(scales),
         )  # fmt: skip
-        if bool(status.any()):
+        if failed:
             solution = self._rescue(theta, solution)
-        return solution if given.device.type == "cpu" else _to_device(solution, given.device)
+        else:
+            solution.__dict__["all_solved"] = True
+        device = theta[0].device if theta else x.device
+        return solution if device == x.device else _to_device(solution, device)
 
     def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
         """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
@@ -173,54 +221,32 @@ class NativePlan(Plan):
         """Blocks of theta for some elements."""
         return [value[indices.to(value.device)] if value.shape[0] == batch else value for value in theta]
 
-    def _addresses(self, solution: Solution) -> tuple[tuple[int, ...], list[Tensor]]:
-        """The solution as the kernels take it, and what has to be kept alive for that."""
-        state = solution.engine_state
-        assert isinstance(state, NativeState)
-        kept = [t.detach().cpu().contiguous() for t in (solution.x, solution.s, solution.z)]
-        x, s, z = (t.data_ptr() for t in kept)
-        return (x, s, z, 0, 0, 0, 0, 0, 0, state.scales.data_ptr()), [*kept, state.scales]
-
-    def _elements(self, solution: Solution) -> tuple[Tensor, Tensor]:
-        """Indices of the elements whose derivative is taken here, and of those left to `Exact` from the start."""
-        state, solved = solution.engine_state, solution.solved.cpu()
-        assert isinstance(state, NativeState)
-        if state.own is None:
-            return solved.nonzero().squeeze(-1), torch.empty(0, dtype=torch.int64)
-        return (solved & state.own).nonzero().squeeze(-1), (solved & ~state.own).nonzero().squeeze(-1)
-
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
     ) -> tuple[Tensor | None, ...]:
         if type(self.derivative) is not Exact:
             return super().adjoint(theta, solution, cotangents, wanted)
-        batch = solution.program.batch
-        given = _arguments(theta, batch)
-        own, others = self._elements(solution)
-        at, kept = self._addresses(solution)
+        elements = _Elements(self, theta, solution)
         parts = (cotangents.x, cotangents.s, cotangents.z, cotangents.objective)
-        given_parts = [None if part is None else part.detach().to("cpu", torch.float64).contiguous() for part in parts]
-        grads = [
-            torch.zeros_like(row) if is_wanted else None for row, is_wanted in zip(given.rows, wanted, strict=True)
+        given = [None if part is None else _as_rows(part) for part in parts]
+        grads: list[Tensor | None] = [
+            torch.zeros_like(row) if wish else None for row, wish in zip(elements.rows, wanted, strict=True)
         ]
         targets = [
             (0, 0) if grad is None else ((grad.data_ptr(), 0) if stride else (0, grad.data_ptr()))
-            for grad, (_, stride) in zip(grads, given.addresses, strict=True)
+            for grad, (_, stride) in zip(grads, elements.blocks, strict=True)
         ]
-        residual = torch.full((batch,), float("nan"), dtype=torch.float64)
-        singular = torch.zeros(batch, dtype=torch.bool)
-        core_plan(self.program).adjoint(
-            given.addresses, at, own.data_ptr(), len(own),
-            tuple(0 if part is None else part.data_ptr() for part in given_parts), targets,
-            residual.data_ptr(), singular.data_ptr(), LARGEST_RESIDUAL, thread_count(self.engine),
+        largest = self.core.adjoint(
+            elements.blocks, elements.at, *elements.list,
+            tuple([0 if part is None else part.data_ptr() for part in given]), targets, *elements.report,
         )  # fmt: skip
-        del kept
-        solution.report.residual, solution.report.rank_deficient = residual.to(given.device), singular.to(given.device)
-        result = [None if grad is None else grad.to(given.device) for grad in grads]
-        open_elements = torch.cat([others, own[residual[own] > LARGEST_RESIDUAL]])
-        if len(open_elements):
-            self._add_exact(theta, solution, cotangents, wanted, open_elements.to(given.device), result)
-        return tuple(result)
+        elements.write_report(solution, largest)
+        if elements.device.type != "cpu":
+            grads = [None if grad is None else grad.to(elements.device) for grad in grads]
+        left = elements.left_over(largest)
+        if left is not None:
+            self._add_exact(theta, solution, cotangents, wanted, left, grads)
+        return tuple(grads)
 
     def _add_exact(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool],
@@ -229,7 +255,8 @@ class NativePlan(Plan):
         """Add what `Exact` finds for some elements."""
         elements = select_solved(solution, indices)
         scaling = elements.scaling
-        part, report = self._data_adjoint(elements, scaling.normalize_cotangents(cotangents.select(indices)))
+        normalized = scaling.normalize_cotangents(cotangents.select(indices), elements.program)
+        part, report = self._data_adjoint(elements, normalized)
         rows = self._rows_of(theta, indices, solution.program.batch)
         found = self.program.map.adjoint(part * scaling.data, rows, wanted)
         for grad, more, value in zip(grads, found, theta, strict=True):
@@ -240,28 +267,18 @@ class NativePlan(Plan):
     def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
         if type(self.derivative) is not Exact:
             return super().tangent(theta, solution, dtheta)
-        batch = solution.program.batch
-        given = _arguments(theta, batch)
-        own, others = self._elements(solution)
-        at, kept = self._addresses(solution)
+        elements = _Elements(self, theta, solution)
         rows = [None if d is None else _as_rows(d) for d in dtheta]
-        addresses = [
-            (0, 0) if row is None else (row.data_ptr(), row.shape[1] if row.shape[0] == batch else 0) for row in rows
-        ]
         out = [torch.zeros_like(t, device="cpu") for t in (solution.x, solution.s, solution.z, solution.objective)]
-        residual = torch.full((batch,), float("nan"), dtype=torch.float64)
-        singular = torch.zeros(batch, dtype=torch.bool)
-        core_plan(self.program).tangent(
-            given.addresses, at, own.data_ptr(), len(own), addresses, tuple(t.data_ptr() for t in out),
-            residual.data_ptr(), singular.data_ptr(), LARGEST_RESIDUAL, thread_count(self.engine),
+        largest = self.core.tangent(
+            elements.blocks, elements.at, *elements.list, _addresses(rows, elements.batch),
+            tuple([t.data_ptr() for t in out]), *elements.report,
         )  # fmt: skip
-        del kept
-        solution.report.residual, solution.report.rank_deficient = residual.to(given.device), singular.to(given.device)
-        dx, ds, dz, objective = (t.to(given.device) for t in out)
-        tangents = Tangents(dx, ds, dz, objective)
-        open_elements = torch.cat([others, own[residual[own] > LARGEST_RESIDUAL]])
-        if len(open_elements):
-            self._replace_exact(theta, solution, dtheta, open_elements.to(given.device), tangents)
+        elements.write_report(solution, largest)
+        tangents = Tangents(*(t.to(elements.device) for t in out))
+        left = elements.left_over(largest)
+        if left is not None:
+            self._replace_exact(theta, solution, dtheta, left, tangents)
         return tangents
 
     def _replace_exact(
@@ -313,5 +330,4 @@ class Native(Engine):
                 f"The native engine has zero, nonnegative and second-order cones; this program has {cones.describe()}. "
                 'Use solver="clarabel" or solver="auto".'
             )
-        core_plan(program)
         return NativePlan(program, self)

@@ -21,7 +21,7 @@ class Plan:
         max_iterations: int,
         threads: int,
         /,
-    ) -> None: ...
+    ) -> int: ...
     def adjoint(
         self,
         blocks: Blocks,
@@ -35,7 +35,7 @@ class Plan:
         largest: float,
         threads: int,
         /,
-    ) -> None: ...
+    ) -> float: ...
     def tangent(
         self,
         blocks: Blocks,
@@ -49,7 +49,7 @@ class Plan:
         largest: float,
         threads: int,
         /,
-    ) -> None: ...
+    ) -> float: ...
 
 def make_plan(
     n: int,

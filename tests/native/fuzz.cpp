@@ -108,7 +108,8 @@ Edges random_edges(Random& random, Int nodes) {
 }
 
 // A quasi-definite matrix: each sign's own block is diagonally dominant, entries between the signs are arbitrary.
-Numbers random_values(Random& random, const std::vector<Int>& rows, const std::vector<Int>& cols, const Numbers& signs) {
+Numbers random_values(Random& random, const std::vector<Int>& rows, const std::vector<Int>& cols,
+                      const Numbers& signs) {
     Numbers values(rows.size()), dominance(signs.size(), 0.1);
     for (std::size_t e = 0; e < rows.size(); ++e) {
         if (rows[e] == cols[e]) continue;
@@ -123,8 +124,8 @@ Numbers random_values(Random& random, const std::vector<Int>& rows, const std::v
 }
 
 // Largest entry of K y - rhs, relative to those of what was subtracted.
-double linear_residual(const std::vector<Int>& rows, const std::vector<Int>& cols, const double* values, const double* y,
-                       const double* rhs, std::size_t nodes) {
+double linear_residual(const std::vector<Int>& rows, const std::vector<Int>& cols, const double* values,
+                       const double* y, const double* rhs, std::size_t nodes) {
     Numbers left(rhs, rhs + nodes), size(nodes);
     for (std::size_t e = 0; e < rows.size(); ++e) {
         const auto add = [&](Int i, Int j) {

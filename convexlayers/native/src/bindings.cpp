@@ -5,8 +5,10 @@
 #include <nanobind/ndarray.h>
 
 #include <algorithm>
+#include <algorithm>
 #include <memory>
 #include <new>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -123,20 +125,33 @@ convexlayers::Solutions to_solutions(const nb::tuple& at) {
     return out;
 }
 
-void solve(const Plan& plan, const nb::list& blocks, std::int64_t batch, const nb::tuple& results, double tolerance,
-           std::int64_t max_iterations, int threads) {
+// The number of elements that were not solved.
+std::int64_t solve(const Plan& plan, const nb::list& blocks, std::int64_t batch, const nb::tuple& results,
+                   double tolerance, std::int64_t max_iterations, int threads) {
     const auto values = to_values(blocks);
     const auto out = to_solutions(results);
     const nb::gil_scoped_release unlocked;
     convexlayers::solve_batch(plan, {tolerance, max_iterations}, values.data(), batch, out, threads);
+    return batch - std::count(out.status, out.status + batch, 0);
 }
 
+// Without an address: all elements.
 std::vector<std::int64_t> to_elements(Address address, std::int64_t count) {
     const auto* const first = pointer<const std::int64_t>(address);
-    return {first, first + count};
+    if (first != nullptr) return {first, first + count};
+    std::vector<std::int64_t> all(count);
+    std::iota(all.begin(), all.end(), 0);
+    return all;
 }
 
-void adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
+// The largest residual of the elements, those of the caller's own NaN left out.
+double largest_residual(const std::vector<std::int64_t>& elements, const double* residual) {
+    double largest = 0.0;
+    for (const std::int64_t element : elements) largest = std::max(largest, residual[element]);
+    return largest;
+}
+
+double adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
              const nb::tuple& cotangents, const nb::list& targets, Address residual, Address singular, double largest,
              int threads) {
     const auto values = to_values(blocks);
@@ -151,11 +166,12 @@ void adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& solution
     const convexlayers::Cotangents given{cotangent(0), cotangent(1), cotangent(2)};
     const double* const objective = cotangent(3);
     const nb::gil_scoped_release unlocked;
-    convexlayers::adjoint_batch(plan, values.data(), at, reports, to_elements(elements, count), given, objective, out,
-                                threads);
+    const auto list = to_elements(elements, count);
+    convexlayers::adjoint_batch(plan, values.data(), at, reports, list, given, objective, out, threads);
+    return largest_residual(list, reports.residual);
 }
 
-void tangent(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
+double tangent(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
              const nb::list& dtheta, const nb::tuple& tangents, Address residual, Address singular, double largest,
              int threads) {
     const auto values = to_values(blocks), dvalues = to_values(dtheta);
@@ -164,8 +180,9 @@ void tangent(const Plan& plan, const nb::list& blocks, const nb::tuple& solution
     const convexlayers::Tangents out{result(0), result(1), result(2), result(3)};
     const convexlayers::Reports reports{pointer<double>(residual), pointer<bool>(singular), largest};
     const nb::gil_scoped_release unlocked;
-    convexlayers::tangent_batch(plan, values.data(), at, reports, to_elements(elements, count), dvalues.data(), out,
-                                threads);
+    const auto list = to_elements(elements, count);
+    convexlayers::tangent_batch(plan, values.data(), at, reports, list, dvalues.data(), out, threads);
+    return largest_residual(list, reports.residual);
 }
 
 // For tests: solutions of linear systems of any quasi-definite pattern, (count, sides, nodes). An entry of the matrix

@@ -64,6 +64,7 @@ struct Queue {
     std::atomic<std::int64_t> next{0};
 
     explicit Queue(std::int64_t count) : size(count) {}
+    bool empty() const { return next.load(std::memory_order_relaxed) >= size; }
     // The next element, -1 if there is none.
     std::int64_t take() {
         if (next.load(std::memory_order_relaxed) >= size) return -1;

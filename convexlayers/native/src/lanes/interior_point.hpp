@@ -87,10 +87,10 @@ public:
           degree_(Cones<W>::degree(plan)) {}
 
     void run() {
-        refill();
+        fill();
         while (active() > 0) {
             iterate();
-            if (active() <= W - refill_at()) refill();
+            if (active() <= W - refill_at()) fill();
         }
     }
 
@@ -110,6 +110,13 @@ private:
         M mask = no_lane<W>();
         for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, lanes_[lane].phase == phase);
         return mask;
+    }
+
+    // New elements in idle lanes, until one of them has numbers that can be worked with or there are no more.
+    void fill() {
+        do {
+            refill();
+        } while (active() == 0 && !queue_.empty());
     }
 
     void refill() {
@@ -533,7 +540,7 @@ private:
         for (int lane = 0; lane < W; ++lane) {
             const LaneState& state = lanes_[lane];
             if (get_mask<W>(moved_, lane) && state.phase == Phase::interior) {
-                if (state.kept_residual <= settings_.tolerance)
+                if (residual(lane) <= settings_.tolerance)
                     finish(lane, Outcome::solved);
                 else if (state.iterations >= settings_.max_iterations)
                     give_up(lane, Outcome::max_iterations);
