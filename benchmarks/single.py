@@ -40,7 +40,7 @@ def profile(contender: Contender, values: Values, lines: int) -> None:
 def main() -> None:
     """Run, print a table, write a CSV file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repeats", type=int, default=200)
+    parser.add_argument("--repeats", type=int, default=30)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=DEFAULT, metavar="NAME")
     parser.add_argument("--threads", type=int, help="cores to use, all by default")
     parser.add_argument("--profile", type=int, default=0, metavar="LINES")

@@ -31,12 +31,15 @@ class Call:
     Attributes:
         plan: who solves.
         batch: how values come and results are given back.
-        solution: what came out, set by the forward pass.
+        with_objective: whether the objective is among the outputs, as the last one.
+        solution, theta: what came out, and from which blocks (B or 1, k_i); set by the forward pass.
     """
 
     plan: Plan
     batch: Batch
+    with_objective: bool = True
     solution: Solution | None = None
+    theta: tuple[Tensor, ...] = ()
 
     @property
     def solved(self) -> Solution:
@@ -44,12 +47,8 @@ class Call:
         assert self.solution is not None
         return self.solution
 
-    def theta(self, values: Sequence[Tensor | None]) -> list[Tensor]:
-        """Blocks (B or 1, k_i) from values, or tangents of values, one per block of theta."""
-        return [row for row in self.rows(values) if row is not None]
-
     def rows(self, values: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """The same, None where there is none."""
+        """Blocks (B or 1, k_i) from values, or tangents of values, one per block of theta; None where there is none."""
         parameters, blocks = self.plan.program.parameters, self.plan.program.blocks
         return [
             None if value is None else self.batch.as_row(value, parameters[block.parameter])
@@ -65,7 +64,8 @@ class Call:
             x, s, z = (part.masked_fill(failed.unsqueeze(-1), float("nan")) for part in (x, s, z))
             objective = objective.masked_fill(failed, float("nan"))
         values = [info.recover(x, z, s) for info in program.outputs]
-        values.append(program.user_objective(objective))
+        if self.with_objective:
+            values.append(program.user_objective(objective))
         # Detached: what autograd attaches its graph to must not be what the Solution holds.
         return tuple(batch.restore(value).detach() for value in values)
 
@@ -81,7 +81,7 @@ class Call:
                 flat = flat * info.map.apply(getattr(solution, info.source)).exp()
             part, before = info.map.adjoint(flat), found[info.source]
             found[info.source] = part if before is None else before + part
-        objective = grads[-1]
+        objective = grads[-1] if self.with_objective else None
         if objective is not None:
             objective = self.batch.as_rows(objective, ()).reshape(-1)
             objective = program.objective_slope(solution.objective) * objective
@@ -93,7 +93,8 @@ class SolveFunction(torch.autograd.Function):
 
     @staticmethod
     def forward(call: Call, *values: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        call.solution = call.plan.solve(call.theta(values))
+        call.theta = tuple([row for row in call.rows(values) if row is not None])
+        call.solution = call.plan.solve(call.theta)
         return call.outputs()
 
     @staticmethod
@@ -114,7 +115,7 @@ class SolveFunction(torch.autograd.Function):
     def jvp(ctx: Any, *dvalues: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
         call: Call = ctx.call
         solution, program, batch = call.solved, call.plan.program, call.batch
-        tangents = call.plan.tangent(call.theta(ctx.saved_tensors), solution, call.rows(dvalues[1:]))
+        tangents = call.plan.tangent(call.theta, solution, call.rows(dvalues[1:]))
         warn_of_residual(solution.report)
         parts = {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}
         out = []
@@ -123,8 +124,9 @@ class SolveFunction(torch.autograd.Function):
             if info.exponential:
                 tangent = tangent * info.map.apply(getattr(solution, info.source)).exp()
             out.append(batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
-        slope = program.objective_slope(solution.objective)
-        return *out, batch.restore(slope * tangents.objective)
+        if call.with_objective:
+            out.append(batch.restore(program.objective_slope(solution.objective) * tangents.objective))
+        return tuple(out)
 
 
 # torch asks for it in every call, and builds it anew unless it is there.
@@ -136,11 +138,10 @@ def pull_back(
 ) -> tuple[Tensor | None, ...]:
     """Cotangents of the values, in their shapes, dtypes and devices."""
     solution = call.solved
-    found = call.plan.adjoint(call.theta(values), solution, call.cotangents(grads), wanted)
+    found = call.plan.adjoint(call.theta, solution, call.cotangents(grads), wanted)
     warn_of_residual(solution.report)
-    return tuple(
-        None if grad is None else grad.reshape(value.shape).to(value) for grad, value in zip(found, values, strict=True)
-    )
+    pairs = zip(found, values, strict=True)
+    return tuple([None if grad is None else grad.reshape(value.shape).to(value) for grad, value in pairs])
 
 
 class AdjointFunction(torch.autograd.Function):
@@ -183,17 +184,20 @@ def warn_of_residual(report: DerivativeReport) -> None:
     )
 
 
-def differentiable_solve(plan: Plan, values: Sequence[Tensor], batch: Batch) -> tuple[tuple[Tensor, ...], Solution]:
+def differentiable_solve(
+    plan: Plan, values: Sequence[Tensor], batch: Batch, with_objective: bool = True
+) -> tuple[tuple[Tensor, ...], Solution]:
     """Solve and attach the derivative.
 
     Args:
         plan: from `engine.setup`.
         values: one per block of theta, (*batch, *shape) or with a batch of size one.
         batch: as `to_batch` made it.
+        with_objective: whether the objective is wanted.
 
     Returns:
-        the requested variables and the objective, differentiable, NaN in failed elements; and the Solution.
+        the requested variables, then the objective, differentiable, NaN in failed elements; and the Solution.
     """
-    call = Call(plan, batch)
+    call = Call(plan, batch, with_objective)
     outputs: Any = SolveFunction.apply(call, *values)
     return outputs, call.solved

@@ -7,7 +7,7 @@ without any, or whose are all of size one, is shared by the batch and stays a si
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 import torch
@@ -46,17 +46,34 @@ class Batch:
             value = value.expand(self.size, *value.shape[1:])
         if len(self.shape) != 1:
             value = value.reshape((*self.shape, *value.shape[1:]))
+        if value.dtype is self.dtype and value.device == self.device:
+            return value
         return value.to(device=self.device, dtype=self.dtype if value.is_floating_point() else value.dtype)
 
     def as_row(self, value: Tensor, info: ParameterInfo) -> Tensor:
         """A value (*batch, *shape), or one that the batch shares, to (B or 1, size), float64."""
         size = info.size
         rows = self.size if size == 0 else value.numel() // size
-        return value.reshape(rows, size).to(device=self.device, dtype=torch.float64)
+        return _in_float64(value.reshape(rows, size), self.device)
 
     def as_rows(self, grad: Tensor, shape: tuple[int, ...]) -> Tensor:
         """A cotangent of a result, (*batch, *shape), to (B, size), float64."""
-        return grad.reshape(self.size, math.prod(shape)).to(dtype=torch.float64)
+        return _in_float64(grad.reshape(self.size, math.prod(shape)), self.device)
+
+
+@lru_cache(maxsize=64)
+def _plain_batch(shape: tuple[int, ...], count: int) -> Batch:
+    """The batch of float64 tensors on the CPU."""
+    return Batch(shape, torch.float64, torch.device("cpu"), (torch.float64,) * count)
+
+
+def _is_plain(value: Value) -> bool:
+    """Whether a value is what the engines work with: no conversion, no question of dtypes and devices."""
+    return isinstance(value, Tensor) and value.dtype is torch.float64 and value.is_cpu and value.layout is torch.strided
+
+
+def _in_float64(value: Tensor, device: torch.device) -> Tensor:
+    return value if value.dtype is torch.float64 and value.device == device else value.to(device, torch.float64)
 
 
 def as_tensor(name: str, value: Value) -> Tensor:
@@ -115,13 +132,22 @@ def to_batch(
         ArgumentError: a shape is wrong, batch dimensions do not broadcast, or devices differ; the message names the
             parameter, what came and what was expected.
     """
-    tensors = [as_tensor(info.name, value) for info, value in zip(parameters, values, strict=True)]
+    plain = len(values) > 0 and dtype in (None, torch.float64) and all(_is_plain(value) for value in values)
+    tensors: list[Tensor] = (
+        list(values)  # type: ignore[arg-type]
+        if plain
+        else [as_tensor(info.name, value) for info, value in zip(parameters, values, strict=True)]
+    )
     leading = [_leading(info, tensor) for info, tensor in zip(parameters, tensors, strict=True)]
     shape = _common_shape(parameters, leading)
-    dtypes = tuple(tensor.dtype for tensor in tensors)
-    batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
-    for position, (info, lead) in enumerate(zip(parameters, leading, strict=True)):
+    if plain:
+        batch = _plain_batch(shape, len(tensors))
+    else:
+        dtypes = tuple(tensor.dtype for tensor in tensors)
+        batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
+    for position, lead in enumerate(leading):
         if lead != shape and math.prod(lead) != 1:
+            info = parameters[position]
             tensors[position] = tensors[position].expand(*shape, *info.shape)
     return tensors, batch
 
@@ -139,11 +165,12 @@ def _common_shape(parameters: Sequence[ParameterInfo], leading: Sequence[tuple[i
 
 def _leading(info: ParameterInfo, tensor: Tensor) -> tuple[int, ...]:
     """Batch dimensions of a value."""
-    cut = tensor.ndim - len(info.shape)
-    if cut < 0 or tuple(tensor.shape[cut:]) != info.shape:
+    shape = tuple(tensor.shape)
+    cut = len(shape) - len(info.shape)
+    if cut < 0 or shape[cut:] != info.shape:
         expected = f"(*batch, {', '.join(map(str, info.shape))})" if info.shape else "(*batch)"
         raise wrong_shape(info.name, tensor.shape, expected)
-    return tuple(tensor.shape[:cut])
+    return shape[:cut]
 
 
 def _common_device(

@@ -21,6 +21,8 @@ def collect_values(
     Raises:
         MissingArgumentError: one is missing, unknown, ambiguous or given twice.
     """
+    if not named and len(values) == len(infos) and not any(isinstance(value, Mapping) for value in values):
+        return list(values)  # type: ignore[arg-type]
     if len(values) == 1 and isinstance(values[0], Mapping):
         pairs = [(_position(infos, key), value) for key, value in values[0].items()]
     else:

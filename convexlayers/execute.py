@@ -10,7 +10,7 @@ from convexlayers.autograd import differentiable_solve
 from convexlayers.batching import Batch, Value, block_values, to_batch
 from convexlayers.engines.base import Plan
 from convexlayers.errors import ArgumentError
-from convexlayers.program import ParameterInfo
+from convexlayers.program import ParametrizedConeProgram
 from convexlayers.solution import DerivativeReport, Solution
 from convexlayers.status import Status, describe, raise_for_status
 from convexlayers.validation import validate
@@ -64,13 +64,13 @@ class Execution:
     Attributes:
         batch: how results are given back.
         values: what the program returns, (*batch, *shape), differentiable, NaN in failed elements.
-        objective: as the user wrote it, (*batch), differentiable.
+        objective: as the user wrote it, (*batch), differentiable; None where it was not wanted.
         solution: the Solution, detached.
     """
 
     batch: Batch
     values: tuple[Tensor, ...]
-    objective: Tensor
+    objective: Tensor | None
     solution: Solution
 
     def common(self) -> dict[str, object]:
@@ -100,7 +100,13 @@ def check_policy(on_failure: str) -> str:
 
 
 def execute(
-    plan: Plan, values: Sequence[Value], *, on_failure: str, check_values: bool, dtype: torch.dtype | None = None
+    plan: Plan,
+    values: Sequence[Value],
+    *,
+    on_failure: str,
+    check_values: bool,
+    dtype: torch.dtype | None = None,
+    with_objective: bool = True,
 ) -> Execution:
     """Convert, check, solve, and apply the failure policy.
 
@@ -110,6 +116,7 @@ def execute(
         on_failure: "raise" or "nan".
         check_values: whether to check the parameters' attributes.
         dtype: of results, by default the common one of the values.
+        with_objective: whether the objective is wanted.
 
     Raises:
         ArgumentError: bad values.
@@ -117,25 +124,27 @@ def execute(
     """
     program = plan.program
     tensors, batch = to_batch(program.parameters, values, dtype)
-    if check_values:
-        check(program.parameters, tensors, batch)
-    run = run_plan(plan, tensors, batch)
+    if check_values and program.checked:
+        check(program, tensors, batch)
+    run = run_plan(plan, tensors, batch, with_objective)
     if on_failure == "raise" and not run.solution.all_solved:
         raise_for_status(batch.restore(run.solution.status))
     return run
 
 
-def run_plan(plan: Plan, tensors: Sequence[Tensor], batch: Batch) -> Execution:
+def run_plan(plan: Plan, tensors: Sequence[Tensor], batch: Batch, with_objective: bool = True) -> Execution:
     """Solve for values that `to_batch` made."""
-    outputs, solution = differentiable_solve(plan, block_values(plan.program.blocks, tensors), batch)
+    values = block_values(plan.program.blocks, tensors)
+    outputs, solution = differentiable_solve(plan, values, batch, with_objective)
+    if not with_objective:
+        return Execution(batch, outputs, None, solution)
     return Execution(batch, outputs[:-1], outputs[-1], solution)
 
 
-def check(parameters: Sequence[ParameterInfo], tensors: Sequence[Tensor], batch: Batch) -> None:
+def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
     """Check the values of the parameters that have attributes."""
-    checked = [i for i, info in enumerate(parameters) if info.is_checked]
-    if not checked:
-        return
-    infos = [parameters[i] for i in checked]
-    rows = [batch.as_row(tensors[i].detach(), parameters[i]).reshape(-1, *parameters[i].shape) for i in checked]
-    validate(infos, rows, [batch.dtypes[i] for i in checked])
+    infos = [program.parameters[i] for i in program.checked]
+    values = [tensors[i].detach() for i in program.checked]
+    rows = [batch.as_row(value, info) for value, info in zip(values, infos, strict=True)]
+    shaped = [row.reshape(len(row), *info.shape) for row, info in zip(rows, infos, strict=True)]
+    validate(infos, shaped, [batch.dtypes[i] for i in program.checked])

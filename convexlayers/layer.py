@@ -134,11 +134,11 @@ class ConvexLayer(torch.nn.Module):
             ArgumentError: names the parameter, what came and what was expected.
             SolverError: with on_failure="raise", if an element was not solved.
         """
-        return self._run(values, named).values
+        return self._run(values, named, with_objective=False).values
 
     def solve(self, *values: Value | Mapping[Any, Value], **named: Value) -> LayerSolution:
         """Like calling the layer, with objective, status, iterations and residuals of every element."""
-        run = self._run(values, named)
+        run = self._run(values, named, with_objective=True)
         pairs = list(zip(self.program.outputs, run.values, strict=True))
         return LayerSolution(
             values=run.values,
@@ -147,9 +147,16 @@ class ConvexLayer(torch.nn.Module):
             **run.common(),  # type: ignore[arg-type]
         )
 
-    def _run(self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value]) -> Execution:
-        ordered = collect_values(self.program.parameters, values, named)
-        return execute(self._plan, ordered, on_failure=self.on_failure, check_values=self.validate)
+    def _run(
+        self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value], *, with_objective: bool
+    ) -> Execution:
+        return execute(
+            self._plan,
+            collect_values(self.program.parameters, values, named),
+            on_failure=self.on_failure,
+            check_values=self.validate,
+            with_objective=with_objective,
+        )
 
     def extra_repr(self) -> str:
         """For print(layer)."""

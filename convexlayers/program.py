@@ -207,12 +207,12 @@ class ParameterInfo:
     bounds: tuple[np.ndarray, np.ndarray] | None = None
     sparsity: np.ndarray | None = None
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Entries of one value."""
         return math.prod(self.shape)
 
-    @property
+    @cached_property
     def is_checked(self) -> bool:
         """Whether values have to have a property."""
         return bool(self.attributes) or self.bounds is not None or self.sparsity is not None
@@ -246,10 +246,10 @@ class OutputInfo:
 
     def recover(self, x: Tensor, z: Tensor, s: Tensor | None = None) -> Tensor:
         """The value, (B, *shape), from x (B, n), z (B, m) and s (B, m)."""
-        part = {"x": x, "z": z, "s": s}[self.source]
+        part = x if self.source == "x" else z if self.source == "z" else s
         assert part is not None
         flat = self.map.apply(part)
-        value = flat.reshape(flat.shape[0], *self.shape)
+        value = flat if len(self.shape) == 1 else flat.reshape(flat.shape[0], *self.shape)
         return value.exp() if self.exponential else value
 
 
@@ -287,6 +287,11 @@ class ParametrizedConeProgram:
         """The objective as the user wrote it, from the program's, (B,)."""
         value = objective if self.objective_sign == 1.0 else self.objective_sign * objective
         return value.exp() if self.objective_exponential else value
+
+    @cached_property
+    def checked(self) -> tuple[int, ...]:
+        """Positions of the parameters whose values have to have a property."""
+        return tuple(i for i, info in enumerate(self.parameters) if info.is_checked)
 
     def objective_slope(self, objective: Tensor) -> Tensor | float:
         """Derivative of `user_objective`."""

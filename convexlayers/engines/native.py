@@ -86,6 +86,8 @@ def _as_rows(value: Tensor) -> Tensor:
     """The numbers where the kernels can read them."""
     if value.requires_grad:
         value = value.detach()
+    if value.dtype is torch.float64 and value.is_cpu and value.is_contiguous():
+        return value
     return value.to(device="cpu", dtype=torch.float64).contiguous()
 
 
@@ -143,7 +145,9 @@ class _Elements:
     def write_report(self, solution: Solution, largest: float) -> None:
         """What the kernels found, for the user."""
         report = solution.report
-        report.residual, report.rank_deficient = self.residual.to(self.device), self.singular.to(self.device)
+        report.residual, report.rank_deficient = self.residual, self.singular
+        if self.device.type != "cpu":
+            report.residual, report.rank_deficient = self.residual.to(self.device), self.singular.to(self.device)
         report.all_accurate = self.all and largest <= LARGEST_RESIDUAL
 
 
@@ -182,7 +186,7 @@ class NativePlan(Plan):
             _addresses(rows, batch), batch, tuple([t.data_ptr() for t in results]), self.engine.tolerance,
             self.engine.max_iterations or MAX_ITERATIONS, thread_count(self.engine),
         )  # fmt: skip
-        program = DeferredProgram(self.program, [value.detach() for value in theta], batch)
+        program = DeferredProgram(self.program, [v.detach() if v.requires_grad else v for v in theta], batch)
         solution = Solution(
             program=program, x=x, s=s, z=z, status=status, iterations=iterations, objective=objective,
             residuals=Residuals(primal, dual, gap), engine_state=NativeState(scales),
@@ -191,8 +195,7 @@ class NativePlan(Plan):
             solution = self._rescue(theta, solution)
         else:
             solution.__dict__["all_solved"] = True
-        device = theta[0].device if theta else x.device
-        return solution if device == x.device else _to_device(solution, device)
+        return solution if not theta or theta[0].is_cpu else _to_device(solution, theta[0].device)
 
     def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
         """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
@@ -229,8 +232,10 @@ class NativePlan(Plan):
         elements = _Elements(self, theta, solution)
         parts = (cotangents.x, cotangents.s, cotangents.z, cotangents.objective)
         given = [None if part is None else _as_rows(part) for part in parts]
+        make = torch.empty_like if elements.all else torch.zeros_like
         grads: list[Tensor | None] = [
-            torch.zeros_like(row) if wish else None for row, wish in zip(elements.rows, wanted, strict=True)
+            (make(row) if stride else torch.zeros_like(row)) if wish else None
+            for row, (_, stride), wish in zip(elements.rows, elements.blocks, wanted, strict=True)
         ]
         targets = [
             (0, 0) if grad is None else ((grad.data_ptr(), 0) if stride else (0, grad.data_ptr()))
