@@ -67,7 +67,7 @@ class Call:
         if self.with_objective:
             values.append(program.user_objective(objective))
         # Detached: what autograd attaches its graph to must not be what the Solution holds.
-        return tuple(batch.restore(value).detach() for value in values)
+        return tuple([batch.restore(value).detach() for value in values])
 
     def cotangents(self, grads: Sequence[Tensor | None]) -> Cotangents:
         """Cotangents of x, s, z and the objective from those of the outputs."""
@@ -141,7 +141,14 @@ def pull_back(
     found = call.plan.adjoint(call.theta, solution, call.cotangents(grads), wanted)
     warn_of_residual(solution.report)
     pairs = zip(found, values, strict=True)
-    return tuple([None if grad is None else grad.reshape(value.shape).to(value) for grad, value in pairs])
+    return tuple([None if grad is None else _like(grad, value) for grad, value in pairs])
+
+
+def _like(grad: Tensor, value: Tensor) -> Tensor:
+    """A cotangent in the shape, dtype and device of its value."""
+    if grad.shape != value.shape:
+        grad = grad.view(value.shape)
+    return grad if grad.dtype is value.dtype and grad.device == value.device else grad.to(value)
 
 
 class AdjointFunction(torch.autograd.Function):

@@ -161,7 +161,7 @@ class DeferredProgram(ConeProgram):
     """Numbers that are an affine function of parameters, evaluated if anybody asks for them."""
 
     _map: AffineMap
-    _theta: tuple[Tensor, ...]
+    _theta: Sequence[Tensor]
     _batch: int
 
     def __init__(self, program: "ParametrizedConeProgram", theta: Sequence[Tensor], batch: int) -> None:
@@ -169,10 +169,10 @@ class DeferredProgram(ConeProgram):
 
         Args:
             program: structure and map.
-            theta: blocks of shape (B, k_i) or (1, k_i), without gradient.
+            theta: blocks of shape (B, k_i) or (1, k_i).
             batch: B.
         """
-        self.__dict__.update(structure=program.structure, _map=program.map, _theta=tuple(theta), _batch=batch)
+        self.__dict__.update(structure=program.structure, _map=program.map, _theta=theta, _batch=batch)
 
     @property
     def batch(self) -> int:
@@ -180,10 +180,11 @@ class DeferredProgram(ConeProgram):
 
     @cached_property
     def data(self) -> Tensor:  # type: ignore[override]
-        return self._map.apply(self._theta).expand(self._batch, -1)
+        return self._map.apply([value.detach() for value in self._theta]).expand(self._batch, -1)
 
     def select(self, indices: Tensor) -> ConeProgram:
-        rows = [value[indices] if value.shape[0] == self._batch else value for value in self._theta]
+        theta = [value.detach() for value in self._theta]
+        rows = [value[indices] if value.shape[0] == self._batch else value for value in theta]
         return ConeProgram(self.structure, self._map.apply(rows).expand(len(indices), -1))
 
 

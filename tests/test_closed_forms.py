@@ -28,10 +28,6 @@ def zeros(*shape):
     return torch.zeros(*shape, dtype=torch.float64)
 
 
-def relative(got, expected):
-    return float((got - expected).norm() / expected.norm())
-
-
 # ------------------------------------------------------------------------------------------- solutions, by the library
 
 
@@ -235,88 +231,3 @@ def test_smallest_eigenvalue(solve, n):
         results.append((X, value, *grads))
     for got, expected in zip(*results, strict=True):
         assert torch.allclose(got, expected, rtol=0, atol=TOLERANCE)
-
-
-# ------------------------------------------------------------------------------------------- conditioning
-
-
-def ill_conditioned(n=30, smallest=1e-2, largest=1e2):
-    """R with singular values spread evenly in logarithm, p and a cotangent w."""
-    U, V = torch.linalg.qr(normal(n, n, seed=1))[0], torch.linalg.qr(normal(n, n, seed=2))[0]
-    values = torch.logspace(float(torch.tensor(smallest).log10()), float(torch.tensor(largest).log10()), n).double()
-    return (U * values) @ V.T, normal(n, seed=3), normal(n, seed=4)
-
-
-def qp_solution(R, p):
-    return cl.solve_qp(R.T @ R + eye(len(p)), -p).x
-
-
-@pytest.fixture(scope="module")
-def layer_solution():
-    """1/2 |Rx|^2 + 1/2 |x|^2 - p'x as CVXPY writes it, with R a parameter."""
-    n = 30
-    x, R, p = cp.Variable(n), cp.Parameter((n, n), name="R"), cp.Parameter(n, name="p")
-    objective = 0.5 * cp.sum_squares(R @ x) + 0.5 * cp.sum_squares(x) - p @ x
-    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(objective)), [R, p], [x])
-    return lambda R, p: layer(R, p)[0]
-
-
-@pytest.mark.parametrize("which", ["qp", "layer"])
-def test_ill_conditioned_least_squares(which, layer_solution):
-    """x = H^-1 p with H = R'R + I: gradients u = H^-1 w in p and -R (ux' + xu') in R."""
-    R, p, w = ill_conditioned()
-    H = R.T @ R + eye(len(p))
-    x_form, u = torch.linalg.solve(H, p), torch.linalg.solve(H, w)
-    R_leaf, p_leaf = R.clone().requires_grad_(), p.clone().requires_grad_()
-    x = (qp_solution if which == "qp" else layer_solution)(R_leaf, p_leaf)
-    grad_R, grad_p = torch.autograd.grad((w * x).sum(), (R_leaf, p_leaf))
-    assert relative(x.detach(), x_form) < 1e-8
-    assert relative(grad_p, u) < 1e-8
-    assert relative(grad_R, -R @ (torch.outer(u, x_form) + torch.outer(x_form, u))) < 1e-8
-
-
-def test_hessian_with_condition_1e8():
-    """Without the identity: H = R'R itself, condition 1e8; rounding alone allows about 1e-8 times a few."""
-    R, p, w = ill_conditioned()
-    H = R.T @ R
-    p_leaf = p.clone().requires_grad_()
-    x = cl.solve_qp(H, -p_leaf).x
-    (grad,) = torch.autograd.grad((w * x).sum(), p_leaf)
-    # V diag(1 / sigma^2) V' is the inverse without forming R'R.
-    _, sigma, Vh = torch.linalg.svd(R)
-    assert relative(x.detach(), Vh.T @ ((Vh @ p) / sigma**2)) < 1e-7
-    assert relative(grad, Vh.T @ ((Vh @ w) / sigma**2)) < 1e-7
-
-
-def test_least_squares_with_equalities():
-    """min 1/2 |Rx - t|^2 st Ax = b against the KKT system, rows scaled from 1 to 100."""
-    R, t = torch.logspace(0, 2, 30, dtype=torch.float64)[:, None] * normal(30, 20, seed=1), normal(30, seed=2)
-    A, b, w = normal(5, 20, seed=3), normal(5, seed=4), normal(20, seed=5)
-
-    def form(R, t, A, b):
-        K = torch.cat([torch.cat([R.T @ R, A.T], 1), torch.cat([A, zeros(5, 5)], 1)])
-        return torch.linalg.solve(K, torch.cat([R.T @ t, b]))[:20]
-
-    def solve(R, t, A, b):
-        return cl.solve_qp(R.T @ R, -R.T @ t, A=A, b=b).x
-
-    values = [value.requires_grad_() for value in (R, t, A, b)]
-    expected = torch.autograd.grad((w * form(*values)).sum(), values)
-    for got, want in zip(torch.autograd.grad((w * solve(*values)).sum(), values), expected, strict=True):
-        assert relative(got, want) < 1e-8
-
-
-# ------------------------------------------------------------------------------------------- scale
-
-
-@pytest.mark.parametrize("scale", [1e-4, 1e-2, 1e2, 1e4, 1e6])
-def test_data_of_any_size(scale):
-    """Projection onto the simplex of size `scale`: x / scale and the Jacobian do not change."""
-    y = normal(6, seed=3)
-    expected = simplex_form(y)
-
-    def solve(y):
-        return cl.solve_qp(eye(6), -y, A=ones(1, 6), b=scale * ones(1), lb=0.0).x
-
-    assert torch.allclose(solve(scale * y) / scale, expected, rtol=0, atol=1e-6)
-    assert torch.allclose(jacobian(solve, scale * y), jacobian(simplex_form, y), rtol=0, atol=1e-6)

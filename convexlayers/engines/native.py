@@ -9,7 +9,8 @@ whose linear system does not converge to `Exact`.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from threading import Lock
 from weakref import WeakKeyDictionary
 
@@ -24,8 +25,8 @@ from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
 from convexlayers.errors import ArgumentError, UnsupportedProblemError
 from convexlayers.native import _core
-from convexlayers.program import DeferredProgram, ParametrizedConeProgram
-from convexlayers.solution import Residuals, Solution
+from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
+from convexlayers.solution import DerivativeReport, Residuals, Solution
 from convexlayers.status import Status
 
 MAX_ITERATIONS = 100
@@ -76,10 +77,61 @@ class NativeState:
     Attributes:
         scales: exponents of the scaling of each element, int16 (B, n + m + 2).
         own: which elements were solved here and not by the rescue, (B,); None for all of them.
+        theta, rows, blocks: the parameters of the solve, as they came and as the kernels take them.
+        at: addresses of the results.
     """
 
     scales: Tensor
     own: Tensor | None = None
+    theta: Sequence[Tensor] = ()
+    rows: Sequence[Tensor] = ()
+    blocks: list[tuple[int, int]] = field(default_factory=list)
+    at: tuple[int, ...] = ()
+
+
+class NativeSolution(Solution):
+    """A Solution whose smaller parts become tensors of their own when somebody asks for them."""
+
+    def __init__(
+        self, program: ConeProgram, point: Sequence[Tensor], codes: Tensor, measures: Tensor, state: NativeState
+    ) -> None:
+        """Take what the kernels wrote.
+
+        Args:
+            program: the numbers.
+            point: x (B, n), s (B, m), z (B, m).
+            codes: status and iterations, int64 (2, B).
+            measures: the three residuals and the objective, (4, B).
+            state: for the derivative.
+        """
+        x, s, z = point
+        self.__dict__.update(
+            program=program, x=x, s=s, z=z, codes=codes, measures=measures, engine_state=state,
+            report=DerivativeReport(),
+        )  # fmt: skip
+
+    @cached_property
+    def status(self) -> Tensor:  # type: ignore[override]
+        return self.__dict__["codes"][0]
+
+    @cached_property
+    def iterations(self) -> Tensor:  # type: ignore[override]
+        return self.__dict__["codes"][1]
+
+    @cached_property
+    def objective(self) -> Tensor:  # type: ignore[override]
+        return self.__dict__["measures"][3]
+
+    @cached_property
+    def residuals(self) -> Residuals:  # type: ignore[override]
+        return Residuals(*self.__dict__["measures"][:3].unbind(0))
+
+    def plain(self) -> Solution:
+        """The same as a value that `replace` can work on."""
+        return Solution(
+            program=self.program, x=self.x, s=self.s, z=self.z, status=self.status, iterations=self.iterations,
+            objective=self.objective, residuals=self.residuals, engine_state=self.engine_state,
+        )  # fmt: skip
 
 
 def _as_rows(value: Tensor) -> Tensor:
@@ -107,12 +159,15 @@ class _Elements:
     def __init__(self, plan: "NativePlan", theta: Sequence[Tensor], solution: Solution) -> None:
         state = solution.engine_state
         assert isinstance(state, NativeState)
-        self.batch = len(solution.status)
+        self.batch = solution.x.shape[0]
         self.device = solution.x.device
-        self.rows = [_as_rows(value) for value in theta]
-        self.blocks = _addresses(self.rows, self.batch)
-        self._point = [_as_rows(part) for part in (solution.x, solution.s, solution.z)]
-        self.at = (*[part.data_ptr() for part in self._point], 0, 0, 0, 0, 0, 0, state.scales.data_ptr())
+        if state.theta is theta and isinstance(solution, NativeSolution):
+            self.rows, self.blocks, self.at = state.rows, state.blocks, state.at
+        else:
+            self.rows = [_as_rows(value) for value in theta]
+            self.blocks = _addresses(self.rows, self.batch)
+            self._point = [_as_rows(part) for part in (solution.x, solution.s, solution.z)]
+            self.at = (*[part.data_ptr() for part in self._point], 0, 0, 0, 0, 0, 0, state.scales.data_ptr())
         self.threads = thread_count(plan.engine)
         self.residual = torch.empty(self.batch, dtype=torch.float64)
         self.singular = torch.empty(self.batch, dtype=torch.bool)
@@ -175,27 +230,28 @@ class NativePlan(Plan):
 
     def solve(self, theta: Sequence[Tensor]) -> Solution:
         batch, rows = _batch_of(theta), [_as_rows(value) for value in theta]
-        structure = self.program.structure
-        n, m = structure.n, structure.m
+        n, m = self.program.structure.n, self.program.structure.m
+        blocks, row = _addresses(rows, batch), 8 * batch
         x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
-        primal, dual, gap, objective = (torch.empty(batch, dtype=torch.float64) for _ in range(4))
-        status, iterations = (torch.empty(batch, dtype=torch.int64) for _ in range(2))
+        codes = torch.empty(2, batch, dtype=torch.int64)
+        measures = torch.empty(4, batch, dtype=torch.float64)
         scales = torch.empty(batch, n + m + 2, dtype=torch.int16)
-        results = (x, s, z, status, iterations, primal, dual, gap, objective, scales)
+        code, measure = codes.data_ptr(), measures.data_ptr()
+        at = (
+            x.data_ptr(), s.data_ptr(), z.data_ptr(), code, code + row,
+            measure, measure + row, measure + 2 * row, measure + 3 * row, scales.data_ptr(),
+        )  # fmt: skip
+        engine = self.engine
         failed = self.core.solve(
-            _addresses(rows, batch), batch, tuple([t.data_ptr() for t in results]), self.engine.tolerance,
-            self.engine.max_iterations or MAX_ITERATIONS, thread_count(self.engine),
-        )  # fmt: skip
-        program = DeferredProgram(self.program, [v.detach() if v.requires_grad else v for v in theta], batch)
-        solution = Solution(
-            program=program, x=x, s=s, z=z, status=status, iterations=iterations, objective=objective,
-            residuals=Residuals(primal, dual, gap), engine_state=NativeState(scales),
-        )  # fmt: skip
-        if failed:
-            solution = self._rescue(theta, solution)
-        else:
+            blocks, batch, at, engine.tolerance, engine.max_iterations or MAX_ITERATIONS, thread_count(engine)
+        )
+        state = NativeState(scales, None, theta, rows, blocks, at)
+        program = DeferredProgram(self.program, theta, batch)
+        solution = NativeSolution(program, (x, s, z), codes, measures, state)
+        if failed == 0:
             solution.__dict__["all_solved"] = True
-        return solution if not theta or theta[0].is_cpu else _to_device(solution, theta[0].device)
+        found = self._rescue(theta, solution.plain()) if failed else solution
+        return found if not theta or theta[0].is_cpu else _to_device(found, theta[0].device)
 
     def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
         """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
@@ -216,7 +272,7 @@ class NativePlan(Plan):
             name: merge(getattr(solution.residuals, name), getattr(found.residuals, name))
             for name in ("primal", "dual", "gap")
         }
-        state = NativeState(solution.engine_state.scales, ~stalled)  # type: ignore[attr-defined]
+        state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
         return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state)
 
     @staticmethod
@@ -312,6 +368,7 @@ def _merge_report(solution: Solution, indices: Tensor, report: object) -> None:
 
 
 def _to_device(solution: Solution, device: torch.device) -> Solution:
+    solution = solution.plain() if isinstance(solution, NativeSolution) else solution
     names = ("x", "s", "z", "status", "iterations", "objective")
     residuals = solution.residuals
     moved = Residuals(residuals.primal.to(device), residuals.dual.to(device), residuals.gap.to(device))

@@ -10,7 +10,7 @@ namespace convexlayers {
 namespace {
 
 // A thread that gets less than this many multiplications in all costs more than it brings.
-constexpr double kWorkPerThread = 2e5;
+constexpr double kWorkPerThread = 1e6;
 constexpr std::int64_t kMostChunks = 32;
 
 int useful_threads(const plan::Plan& plan, std::int64_t elements, int asked, double passes) {

@@ -26,14 +26,14 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 
 inline constexpr int kMostCorrections = 12;
 // Corrections end when the relative residual is below this, or no longer falls by this factor.
-inline constexpr double kConverged = 1e-14;
+inline constexpr double kConverged = 1e-13;
 inline constexpr double kProgress = 0.5;
 // A system is looked at for singularity when its inverse magnifies a fixed vector by more than this share of
 // 1 / kRegularization, and called singular when this share of the image is left (singular values below about 1e-11).
 inline constexpr double kSuspect = 1e-3;
 inline constexpr double kSingular = 0.999;
 // Solves that separate the null space from the rest.
-inline constexpr int kNullSpacePower = 3;
+inline constexpr int kNullSpacePower = 2;
 // A residual up to this is that of a solution.
 inline constexpr double kConsistent = 1e-12;
 
@@ -44,7 +44,7 @@ class Derivative {
 
 public:
     Derivative(const Plan& plan, const Values* values, const Solutions& at, const Reports& reports)
-        : plan_(plan), values_(values), at_(at), reports_(reports), w_(plan) {}
+        : plan_(plan), values_(values), at_(at), reports_(reports), w_(plan, true) {}
 
     // Cotangents of theta for `count` elements; see batch.hpp. `sums` is where blocks that are shared are added up.
     void adjoint(const std::int64_t* elements, int count, const Cotangents& cotangents, const Gradients& out,
@@ -79,8 +79,7 @@ private:
             w_.s[i] = row(at_.s, m, i) * (w_.E[i] / sigma_);
             w_.z[i] = row(at_.z, m, i) / (zeta_ * w_.E[i]);
         }
-        Numbers<W>::scale(plan_, w_, w_.D, w_.E);
-        Numbers<W>::scale_units(plan_, w_, sigma_, zeta_);
+        Numbers<W>::scale(plan_, w_.numbers, w_.D, w_.E, sigma_, zeta_);
         Cones<W>::scale(plan_, w_, no_lane<W>(), every_lane());
         System<W>::place_lasting(plan_, w_);
         System<W>::factor(plan_, w_);
@@ -90,8 +89,14 @@ private:
 
     // Entry `column` of the lanes' rows.
     V row(const double* data, std::int64_t width, Int column) const {
-        V out{};
-        for (int lane = 0; lane < W; ++lane) set<W>(out, lane, data[elements_[lane] * width + column]);
+        double values[W];
+        for (int lane = 0; lane < W; ++lane) values[lane] = data[elements_[lane] * width + column];
+        return gathered(values);
+    }
+
+    static V gathered(const double* values) {
+        V out;
+        std::memcpy(&out, values, sizeof out);
         return out;
     }
 
@@ -99,10 +104,11 @@ private:
         const Int n = plan_.n(), m = plan_.m();
         const std::int64_t width = n + m + 2;
         const auto power = [&](Int column) {
-            V out{};
+            // Biased, these are the exponents of normal numbers.
+            Bits<W> biased{};
             for (int lane = 0; lane < W; ++lane)
-                set<W>(out, lane, std::ldexp(1.0, at_.scales[elements_[lane] * width + column]));
-            return out;
+                put_lane(biased, lane, 1023 + static_cast<std::int64_t>(at_.scales[elements_[lane] * width + column]));
+            return power_of_two<W>(biased);
         };
         for (Int j = 0; j < n; ++j) w_.D[j] = power(j);
         for (Int i = 0; i < m; ++i) w_.E[i] = power(n + i);
@@ -136,7 +142,7 @@ private:
             w_.z2[i] = w_.z2[i] * inverse_size_;
         }
         if (g.s == nullptr) return;
-        Numbers<W>::multiply(plan_, w_.numbers, w_.dx, w_.step_z, w_.out_x, w_.out_n, w_.out_m);
+        Numbers<W>::multiply(plan_, w_, w_.dx, w_.step_z, w_.out_x, w_.out_n, w_.out_m);
         for (Int j = 0; j < n; ++j) w_.x2[j] = w_.x2[j] - w_.out_n[j];
     }
 
@@ -180,15 +186,14 @@ private:
             if (dtheta[block].data == nullptr) continue;
             const plan::ParameterBlock& map = plan_.blocks[block];
             V* const theta = w_.theta;
-            for (int lane = 0; lane < W; ++lane) {
-                const double* const values = dtheta[block].data + elements_[lane] * dtheta[block].stride;
-                for (Int c = 0; c < map.width; ++c) set<W>(theta[c], lane, values[c]);
-            }
+            const double* rows[W];
+            for (int lane = 0; lane < W; ++lane) rows[lane] = dtheta[block].data + elements_[lane] * dtheta[block].stride;
+            Numbers<W>::interleave(rows, map.width, theta);
             for (std::size_t e = 0; e < map.rows.size(); ++e)
                 d[map.rows[e]] = fma(theta[map.cols[e]], broadcast<W>(map.values[e]), d[map.rows[e]]);
         }
         doffset_ = d[p.offset_start()];
-        scale_tangent(d);
+        Numbers<W>::scale(plan_, d, w_.D, w_.E, sigma_, zeta_);
         Numbers<W>::multiply(plan_, d, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
         V value{}, largest{};
         for (Int j = 0; j < p.n; ++j) {
@@ -219,15 +224,6 @@ private:
         tangent_numbers_.resize(plan_.pattern.size() * W + 8);
         const auto address = reinterpret_cast<std::uintptr_t>(tangent_numbers_.data());
         return tangent_numbers_.data() + (64 - address % 64) % 64 / 8;
-    }
-
-    void scale_tangent(V* d) {
-        // The same scaling as the numbers have; it is linear.
-        V* const numbers = w_.numbers;
-        w_.numbers = d;
-        Numbers<W>::scale(plan_, w_, w_.D, w_.E);
-        Numbers<W>::scale_units(plan_, w_, sigma_, zeta_);
-        w_.numbers = numbers;
     }
 
     // ------------------------------------------------------------------------------------- the system
@@ -363,7 +359,7 @@ private:
     V remaining() {
         for (Int i = 0; i < plan_.m(); ++i) w_.ds[i] = w_.jordan[i];
         Cones<W>::split(plan_, w_, w_.ds, w_.dz);
-        Numbers<W>::multiply(plan_, w_.numbers, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
+        Numbers<W>::multiply(plan_, w_, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
         V largest{};
         for (Int j = 0; j < plan_.n(); ++j) {
             w_.rx[j] = w_.x2[j] - (w_.out_x[j] + w_.out_n[j]);
@@ -446,10 +442,11 @@ private:
 
     void write(Int width, double* rows, double* sum) {
         if (rows != nullptr) {
-            for (int lane = 0; lane < count_; ++lane) {
-                double* const target = rows + elements_[lane] * width;
-                for (Int c = 0; c < width; ++c) target[c] = get<W>(w_.theta[c], lane);
-            }
+            const double* const flat = reinterpret_cast<const double*>(w_.theta);
+            double* targets[W];
+            for (int lane = 0; lane < count_; ++lane) targets[lane] = rows + elements_[lane] * width;
+            for (Int c = 0; c < width; ++c)
+                for (int lane = 0; lane < count_; ++lane) targets[lane][c] = flat[static_cast<std::int64_t>(c) * W + lane];
         } else {
             for (Int c = 0; c < width; ++c)
                 for (int lane = 0; lane < count_; ++lane) sum[c] += get<W>(w_.theta[c], lane);

@@ -50,6 +50,7 @@ inline constexpr double kPolishLinear = 1e-4;
 inline constexpr double kPolishCurved = 1e-5;
 inline constexpr double kPolishFactor = 1e-2;
 inline constexpr int kMostPolishSteps = 3;
+inline constexpr int kLastPolishSteps = 6;
 // What polishing has to reach, relative.
 inline constexpr double kPolished = 1e-12;
 // A point whose residuals, in scaled numbers, are below this gets no second step.
@@ -82,7 +83,7 @@ public:
           values_(values),
           out_(out),
           queue_(queue),
-          w_(plan),
+          w_(plan, queue.size >= W),
           linear_(plan.kkt.second_order.empty()),
           degree_(Cones<W>::degree(plan)) {}
 
@@ -183,7 +184,7 @@ private:
         // Lanes in the other phases hand over their new point instead of a direction.
         if (any(polish)) polished_point(polish);
         if (any(first)) first_point(first);
-        Numbers<W>::multiply(plan_, w_.numbers, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
+        Numbers<W>::multiply(plan_, w_, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
         if (any(first | polish)) move(first | polish);
         correct(interior, polish);
         if (any(interior)) step(interior);
@@ -304,7 +305,7 @@ private:
         const M again = needed & polish;
         if (any(interior)) slack_direction();
         if (any(again)) newton_point(again, w_.step_z);
-        Numbers<W>::multiply(plan_, w_.numbers, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
+        Numbers<W>::multiply(plan_, w_, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
         if (any(again)) move(again);
     }
 
@@ -515,7 +516,9 @@ private:
         ++state.polish_steps;
         const double worst = residual(lane);
         if (worst <= std::min(kPolished, settings_.tolerance)) return finish(lane, Outcome::solved);
-        if (state.polish_steps < kMostPolishSteps) return;
+        // The last chance gets more steps than those before it.
+        const bool last = state.kept_residual <= settings_.tolerance;
+        if (state.polish_steps < (last ? kLastPolishSteps : kMostPolishSteps)) return;
         if (worst <= std::min(1e-3 * settings_.tolerance, 0.1 * state.kept_residual))
             return finish(lane, Outcome::solved);
         // Not yet at the solution's active set: back to where the polishing began.
@@ -529,7 +532,7 @@ private:
 
     // Products and residuals at points that were moved by other means than a step.
     void revisit() {
-        Numbers<W>::multiply(plan_, w_.numbers, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
+        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
         for (int lane = 0; lane < W; ++lane) {
             if (!get_mask<W>(moved_, lane)) continue;
             copy_lane(lane, w_.out_x, w_.Px, plan_.n());

@@ -138,18 +138,19 @@ private:
     static constexpr int kTileRows = (W == 8) ? 4 : 3;
     static constexpr int kTileColumns = (W == 8) ? 6 : 4;
 
-    // Columns j .. j + J of one update: the triangle at its top row by row, then tiles.
+    // Rows i .. end of columns j .. j + J: the triangle at the top row by row where it is among them, then tiles.
     template <int J>
-    static void update_columns(const Group& group, const Update& update, const V* below, const V* scaled, V* C,
-                               const Int* row_offsets, const Int* columns, Int j) {
+    static void update_columns(const Group& group, const V* below, const V* scaled, V* C, const Int* offsets,
+                               const Int* columns, Int j, Int i, Int end) {
         const Int k = group.k, r = group.r;
         const V* const L = scaled + j;
-        const Int* const offsets = row_offsets - update.first;
-        triangle<J>(below + j * k, L, k, r, C, offsets + j, columns);
-        Int i = j + J;
-        for (; i + kTileRows <= r; i += kTileRows)
+        if (i <= j) {
+            triangle<J>(below + j * k, L, k, r, C, offsets + j, columns);
+            i = j + J;
+        }
+        for (; i + kTileRows <= end; i += kTileRows)
             tile<kTileRows, J>(below + i * k, L, k, r, C, offsets + i, columns);
-        for (; i < r; ++i) tile<1, J>(below + i * k, L, k, r, C, offsets + i, columns);
+        for (; i < end; ++i) tile<1, J>(below + i * k, L, k, r, C, offsets + i, columns);
     }
 
     template <int J>
@@ -159,20 +160,34 @@ private:
         tile<1, J>(U + (J - 1) * k, L, k, r, C, offsets + (J - 1), columns);
     }
 
+    // Rows are taken in bands, whose part of U stays in the first cache while the columns pass by. A band holds whole
+    // tiles of columns, so a triangle lies in one band.
+    static constexpr Int kBand = 24;
+    static_assert(kBand % kTileColumns == 0);
+
     static void update(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled) {
+        for (Int band = update.first; band < group.r; band += kBand) {
+            const Int end = band + kBand < group.r ? band + kBand : group.r;
+            update_band(S, group, update, panels, scaled, band, end);
+        }
+    }
+
+    static void update_band(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled,
+                            Int band, Int end) {
         const V* const below = panels + group.below();
         V* const C = panels + update.target;
-        const Int* const offsets = S.row_offsets.data() + update.rows;
+        const Int* const offsets = S.row_offsets.data() + update.rows - update.first;
         const Int* columns = S.columns.data() + update.columns;
+        const Int last = update.last < end ? update.last : end;
         Int j = update.first;
         const auto step = [&](auto width) {
             constexpr int J = decltype(width)::value;
-            update_columns<J>(group, update, below, scaled, C, offsets, columns, j);
+            update_columns<J>(group, below, scaled, C, offsets, columns, j, band, end);
             j += J;
             columns += J;
         };
-        while (update.last - j >= kTileColumns) step(std::integral_constant<int, kTileColumns>{});
-        switch (update.last - j) {
+        while (last - j >= kTileColumns) step(std::integral_constant<int, kTileColumns>{});
+        switch (last - j) {
             case 5: step(std::integral_constant<int, 5>{}); break;
             case 4: step(std::integral_constant<int, 4>{}); break;
             case 3: step(std::integral_constant<int, 3>{}); break;

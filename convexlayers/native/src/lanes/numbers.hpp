@@ -78,12 +78,12 @@ struct Numbers {
         int first = 0;
         while (!get_mask<W>(fresh, first)) ++first;
         for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
-            V* const theta = w.theta + plan.block_starts[b];
+            const double* rows[W];
             for (int lane = 0; lane < W; ++lane) {
                 const std::int64_t element = elements[get_mask<W>(fresh, lane) ? lane : first];
-                const double* const row = values[b].data + element * values[b].stride;
-                for (Int c = 0; c < plan.blocks[b].width; ++c) set<W>(theta[c], lane, row[c]);
+                rows[lane] = values[b].data + element * values[b].stride;
             }
+            interleave(rows, plan.blocks[b].width, w.theta + plan.block_starts[b]);
         }
         V finite{};
         const Int* const indptr = plan.map_indptr.data();
@@ -95,6 +95,17 @@ struct Numbers {
             w.numbers[i] = select(fresh, value, w.numbers[i]);
         }
         return finite == 0.0;
+    }
+
+    // W rows side by side.
+    static void interleave(const double* const* rows, Int width, V* out) {
+        if constexpr (W == 1) {
+            std::copy(rows[0], rows[0] + width, out);
+        } else {
+            double* const flat = reinterpret_cast<double*>(out);
+            for (Int c = 0; c < width; ++c)
+                for (int lane = 0; lane < W; ++lane) flat[static_cast<std::int64_t>(c) * W + lane] = rows[lane][c];
+        }
     }
 
     // Exponents of the four parts.
@@ -139,23 +150,24 @@ struct Numbers {
             w.E[i] = select(fresh, e[i], w.E[i]);
             e[i] = select(fresh, e[i], one);
         }
-        scale(plan, w, d, e);
+        scale(plan, w.numbers, d, e, one, one);
     }
 
-    // Multiplies P by D P D, q by D, A by E A D, b by E.
-    static void scale(const Plan& plan, Workspace<W>& w, const V* d, const V* e) {
+    // P, q, A, b of the given numbers to P~, q~, A~, b~.
+    static void scale(const Plan& plan, V* numbers, const V* d, const V* e, const V& sigma, const V& zeta) {
         const plan::Pattern& p = plan.pattern;
-        V *const P = w.numbers, *const A = w.numbers + p.A_start();
+        V *const P = numbers, *const A = numbers + p.A_start();
+        const V P_factor = sigma / zeta, q_factor = 1.0 / zeta, b_factor = 1.0 / sigma;
         for (Int j = 0; j < p.n; ++j) {
-            const V dj = d[j];
-            for (Int k = p.P_indptr[j]; k < p.P_indptr[j + 1]; ++k) P[k] = P[k] * (d[p.P_rows[k]] * dj);
+            const V dj = d[j], P_dj = dj * P_factor;
+            for (Int k = p.P_indptr[j]; k < p.P_indptr[j + 1]; ++k) P[k] = P[k] * (d[p.P_rows[k]] * P_dj);
             for (Int k = p.A_indptr[j]; k < p.A_indptr[j + 1]; ++k) A[k] = A[k] * (e[p.A_rows[k]] * dj);
-            w.numbers[p.q_start() + j] = w.numbers[p.q_start() + j] * dj;
+            numbers[p.q_start() + j] = numbers[p.q_start() + j] * (dj * q_factor);
         }
-        for (Int i = 0; i < p.m; ++i) w.numbers[p.b_start() + i] = w.numbers[p.b_start() + i] * e[i];
+        for (Int i = 0; i < p.m; ++i) numbers[p.b_start() + i] = numbers[p.b_start() + i] * (e[i] * b_factor);
     }
 
-    // Multiplies P by sigma / zeta, q by 1 / zeta, b by 1 / sigma.
+    // The part of `scale` that sigma and zeta have in it.
     static void scale_units(const Plan& plan, Workspace<W>& w, const V& sigma, const V& zeta) {
         const plan::Pattern& p = plan.pattern;
         const V P_factor = sigma / zeta, q_factor = 1.0 / zeta, b_factor = 1.0 / sigma;
@@ -164,49 +176,64 @@ struct Numbers {
         for (Int k = p.b_start(); k < p.offset_start(); ++k) w.numbers[k] = w.numbers[k] * b_factor;
     }
 
-    // P x, A'z, A x in one pass over the numbers.
+    // P x, A'z, A x at the scaled numbers. Where the arrays of the factorization hold all of A, it is read from there, so
+    // that there is one copy of it in the caches.
+    static void multiply(const Plan& plan, const Workspace<W>& w, const V* x, const V* z, V* Px, V* Atz, V* Ax) {
+        if (plan.A_places.empty())
+            multiply(plan, w.numbers, x, z, Px, Atz, Ax);
+        else
+            multiply<true>(plan, w.numbers, w.panels, plan.A_places.data(), x, z, Px, Atz, Ax);
+    }
+
+    // The same at any numbers.
     static void multiply(const Plan& plan, const V* numbers, const V* x, const V* z, V* Px, V* Atz, V* Ax) {
+        multiply<false>(plan, numbers, numbers + plan.pattern.A_start(), nullptr, x, z, Px, Atz, Ax);
+    }
+
+private:
+    template <bool kPlaced>
+    static void multiply(const Plan& plan, const V* P, const V* A, const Int* places, const V* x, const V* z, V* Px, V* Atz,
+                         V* Ax) {
         const plan::Pattern& p = plan.pattern;
-        const V *const P = numbers, *const A = numbers + p.A_start();
         const Int *const P_rows = p.P_rows.data(), *const A_rows = p.A_rows.data();
         for (Int j = 0; j < p.n; ++j) Px[j] = V{};
         for (Int i = 0; i < p.m; ++i) Ax[i] = V{};
         for (Int j = 0; j < p.n; ++j) {
             const V xj = x[j];
-            V even = Px[j], odd{};
-            Int k = p.P_indptr[j];
-            const Int P_end = p.P_indptr[j + 1];
-            const bool has_diagonal = P_end > k && P_rows[P_end - 1] == j;
-            const Int off_diagonal = P_end - (has_diagonal ? 1 : 0);
-            for (; k < off_diagonal; ++k) {
-                const Int i = P_rows[k];
-                Px[i] = fma(P[k], xj, Px[i]);
-                V& sum = (k & 1) ? odd : even;
-                sum = fma(P[k], x[i], sum);
-            }
-            if (has_diagonal) even = fma(P[k], xj, even);
-            Px[j] = even + odd;
-            even = odd = V{};
-            k = p.A_indptr[j];
-            const Int A_end = p.A_indptr[j + 1];
-            for (; k + 1 < A_end; k += 2) {
-                const Int i0 = A_rows[k], i1 = A_rows[k + 1];
-                Ax[i0] = fma(A[k], xj, Ax[i0]);
-                even = fma(A[k], z[i0], even);
-                Ax[i1] = fma(A[k + 1], xj, Ax[i1]);
-                odd = fma(A[k + 1], z[i1], odd);
-            }
-            if (k < A_end) {
-                Ax[A_rows[k]] = fma(A[k], xj, Ax[A_rows[k]]);
-                even = fma(A[k], z[A_rows[k]], even);
-            }
-            Atz[j] = even + odd;
+            const Int P_begin = p.P_indptr[j], P_end = p.P_indptr[j + 1];
+            // The diagonal, if it is there, is the last entry of the column.
+            const bool has_diagonal = P_end > P_begin && P_rows[P_end - 1] == j;
+            const V below = column<false>(P, nullptr, P_rows, P_begin, has_diagonal ? P_end - 1 : P_end, xj, x, Px);
+            const V own = has_diagonal ? fma(P[P_end - 1], xj, Px[j]) : Px[j];
+            Px[j] = own + below;
+            Atz[j] = column<kPlaced>(A, places, A_rows, p.A_indptr[j], p.A_indptr[j + 1], xj, z, Ax);
         }
     }
 
-private:
     static void add(Exponents<W>& exponents, const V* numbers, Int begin, Int end) {
         for (Int i = begin; i < end; ++i) exponents.add(numbers[i]);
+    }
+
+    // out += a column times xj; returns its product with y.
+    template <bool kPlaced>
+    static inline V column(const V* __restrict values, const Int* __restrict places, const Int* __restrict rows,
+                           Int begin, Int end, const V& xj, const V* y, V* out) {
+        const auto entry = [&](Int k) -> const V& { return values[kPlaced ? places[k] : k]; };
+        V even{}, odd{};
+        Int k = begin;
+        for (; k + 1 < end; k += 2) {
+            const Int i0 = rows[k], i1 = rows[k + 1];
+            const V a0 = entry(k), a1 = entry(k + 1);
+            even = fma(a0, y[i0], even);
+            odd = fma(a1, y[i1], odd);
+            out[i0] = fma(a0, xj, out[i0]);
+            out[i1] = fma(a1, xj, out[i1]);
+        }
+        if (k < end) {
+            even = fma(entry(k), y[rows[k]], even);
+            out[rows[k]] = fma(entry(k), xj, out[rows[k]]);
+        }
+        return even + odd;
     }
 
     static void widen(const V& norm, V& largest, V& smallest) {

@@ -1,11 +1,11 @@
-// The memory of one block of lanes: allocated once per call and thread, reused for every element that passes through.
+// The memory of one block of lanes: taken once per call and thread, reused for every element that passes through.
 #pragma once
 
-#include <cstdlib>
-#include <new>
+#include <cstring>
 #include <vector>
 
 #include "lanes/vec.hpp"
+#include "memory.hpp"
 #include "plan/plan.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
@@ -24,7 +24,9 @@ template <int W>
 struct Workspace {
     using V = Vec<W>;
 
-    explicit Workspace(const Plan& plan) {
+    // `full`: every lane will hold an element. Lanes that stay idle hold zeros, not whatever was there: numbers that are
+    // denormal or not numbers at all would slow down the others.
+    Workspace(const Plan& plan, bool full) {
         const std::size_t n = plan.n(), m = plan.m(), nodes = plan.kkt.nodes;
         const std::size_t scratch_size = plan::kLongestChain * plan::kLongestChain + plan.panels.widest;
         struct Part {
@@ -42,10 +44,9 @@ struct Workspace {
         };
         std::size_t total = 0;
         for (const Part& part : parts) total += part.size;
-        memory_ = static_cast<V*>(std::aligned_alloc(64, (total * sizeof(V) + 63) / 64 * 64));
-        if (memory_ == nullptr) throw std::bad_alloc();
-        // Idle lanes hold zeros, not whatever was there.
-        for (std::size_t i = 0; i < total; ++i) memory_[i] = V{};
+        bytes_ = total * sizeof(V);
+        memory_ = static_cast<V*>(take_buffer(bytes_));
+        if (!full) std::memset(static_cast<void*>(memory_), 0, bytes_);
         V* next = memory_;
         for (const Part& part : parts) {
             *part.pointer = next;
@@ -53,7 +54,7 @@ struct Workspace {
         }
         spectra.resize(plan.kkt.second_order.size());
     }
-    ~Workspace() { std::free(memory_); }
+    ~Workspace() { give_buffer(memory_, bytes_); }
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
@@ -76,6 +77,7 @@ struct Workspace {
 
 private:
     V* memory_ = nullptr;
+    std::size_t bytes_ = 0;
 };
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA

@@ -88,13 +88,28 @@ void Plan::place_entries() {
     // In the order of memory, so that the copies stream.
     for (auto* copies : {&lasting, &renewed})
         std::sort(copies->begin(), copies->end(), [](const Copy& a, const Copy& b) { return a.target < b.target; });
+    const Int A_start = pattern.A_start(), A_end = A_start + pattern.A_entries();
+    std::vector<Int> places(pattern.A_entries(), -1);
+    for (const Copy& copy : lasting)
+        if (copy.source >= A_start && copy.source < A_end) places[copy.source - A_start] = copy.target;
+    if (std::find(places.begin(), places.end(), -1) == places.end()) A_places = std::move(places);
+    find_cleared();
+}
+
+void Plan::find_cleared() {
+    std::vector<bool> written(panels.size, false);
+    for (const Copy& copy : renewed) written[copy.target] = true;
+    for (const auto* targets : {&diagonal, &dense_targets, &v_targets, &u_targets})
+        for (const Int target : *targets) written[target] = true;
     for (const Group& group : panels.groups) {
         if (group.leaf && (!group.chain || group.k == 1)) continue;
-        const Int end = group.offset + (group.head + group.r) * group.k;
-        if (!cleared.empty() && cleared.back().end == group.offset)
-            cleared.back().end = end;
-        else
-            cleared.push_back({group.offset, end});
+        for (Int i = group.offset; i < group.offset + (group.head + group.r) * group.k; ++i) {
+            if (written[i]) continue;
+            if (!cleared.empty() && cleared.back().end == i)
+                ++cleared.back().end;
+            else
+                cleared.push_back({i, i + 1});
+        }
     }
 }
 

@@ -36,6 +36,7 @@ struct Plan {
     std::vector<Int> map_indptr, map_cols;  // the whole map by rows, columns of the concatenated theta
     std::vector<double> map_values;
 
+    std::vector<Int> A_places;              // of the entries of A, if all of them are lasting; else empty
     std::vector<Copy> lasting;              // entries of P and A in groups that are never overwritten
     std::vector<Copy> renewed;              // entries of P and A that every factorization overwrites
     std::vector<Int> diagonal;              // node -> its place in the arrays
@@ -44,7 +45,7 @@ struct Plan {
     struct Range {
         Int begin, end;
     };
-    std::vector<Range> cleared;             // parts of the arrays that start at zero in every factorization
+    std::vector<Range> cleared;             // parts of the arrays that start at zero in every factorization: fill-in
 
     Plan(Pattern pattern, std::vector<double> constant, std::vector<ParameterBlock> blocks);
 
@@ -55,6 +56,7 @@ struct Plan {
 private:
     void merge_map();
     void place_entries();
+    void find_cleared();
 };
 
 }  // namespace convexlayers::plan

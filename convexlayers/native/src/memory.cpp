@@ -1,0 +1,77 @@
+#include "memory.hpp"
+
+#include <cstdlib>
+#include <mutex>
+#include <new>
+#include <vector>
+
+namespace convexlayers {
+
+namespace {
+
+constexpr std::size_t kAlignment = 64;
+constexpr std::size_t kMostBuffers = 16;
+constexpr std::size_t kMostBytes = std::size_t{64} << 20;
+
+struct Buffer {
+    void* memory;
+    std::size_t bytes;
+};
+
+struct Pool {
+    std::mutex mutex;
+    std::vector<Buffer> buffers;
+    std::size_t bytes = 0;
+};
+
+// Never destroyed: threads may still give buffers back while the process ends.
+Pool& pool() {
+    static Pool* const only = new Pool;
+    return *only;
+}
+
+std::size_t rounded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlignment * kAlignment; }
+
+}  // namespace
+
+void* take_buffer(std::size_t bytes) {
+    bytes = rounded(bytes);
+    {
+        Pool& shared = pool();
+        const std::lock_guard<std::mutex> lock(shared.mutex);
+        for (Buffer& buffer : shared.buffers)
+            if (buffer.bytes == bytes) {
+                void* const memory = buffer.memory;
+                buffer = shared.buffers.back();
+                shared.buffers.pop_back();
+                shared.bytes -= bytes;
+                return memory;
+            }
+    }
+    void* const memory = std::aligned_alloc(kAlignment, bytes);
+    if (memory == nullptr) throw std::bad_alloc();
+    return memory;
+}
+
+void give_buffer(void* memory, std::size_t bytes) noexcept {
+    bytes = rounded(bytes);
+    Pool& shared = pool();
+    const std::lock_guard<std::mutex> lock(shared.mutex);
+    // The oldest make room.
+    while (!shared.buffers.empty() && (shared.buffers.size() >= kMostBuffers || shared.bytes + bytes > kMostBytes)) {
+        std::free(shared.buffers.front().memory);
+        shared.bytes -= shared.buffers.front().bytes;
+        shared.buffers.erase(shared.buffers.begin());
+    }
+    try {
+        if (shared.bytes + bytes <= kMostBytes) {
+            shared.buffers.push_back({memory, bytes});
+            shared.bytes += bytes;
+            return;
+        }
+    } catch (const std::bad_alloc&) {
+    }
+    std::free(memory);
+}
+
+}  // namespace convexlayers
