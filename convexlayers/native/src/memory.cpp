@@ -5,6 +5,10 @@
 #include <new>
 #include <vector>
 
+#if !defined(_WIN32)
+#include <pthread.h>
+#endif
+
 namespace convexlayers {
 
 namespace {
@@ -24,9 +28,19 @@ struct Pool {
     std::size_t bytes = 0;
 };
 
-// Never destroyed: threads may still give buffers back while the process ends.
+// Never destroyed: threads may still give buffers back while the process ends. A fork waits for whoever holds the lock,
+// so that the child does not inherit one that nobody will open.
+Pool& pool();
+
+Pool* make_pool() {
+#if !defined(_WIN32)
+    pthread_atfork([] { pool().mutex.lock(); }, [] { pool().mutex.unlock(); }, [] { pool().mutex.unlock(); });
+#endif
+    return new Pool;
+}
+
 Pool& pool() {
-    static Pool* const only = new Pool;
+    static Pool* const only = make_pool();
     return *only;
 }
 

@@ -79,17 +79,11 @@ struct Cones {
         const Int* const rows = plan.diagonal.data() + n;
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) w.panels[rows[i]] = -eps;
         for (const Int i : plan.kkt.nonnegative_rows) w.panels[rows[i]] = -(w.H[i] + eps);
-        const Int* dense = plan.dense_targets.data();
         const Int *v = plan.v_targets.data(), *u = plan.u_targets.data();
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c) {
             const SecondOrderBlock& cone = plan.kkt.second_order[c];
-            if (cone.expanded()) {
-                write_expanded(plan, cone, w, w.spectra[c], v, u);
-                v += cone.dim, u += cone.dim;
-            } else {
-                write_dense(plan, cone, w, w.spectra[c], dense);
-                dense += cone.dim * (cone.dim - 1) / 2;
-            }
+            write_expanded(plan, cone, w, w.spectra[c], v, u);
+            v += cone.dim, u += cone.dim;
         }
     }
 
@@ -124,11 +118,11 @@ struct Cones {
         for (Int i = plan.pattern.cones.zero; i < plan.m(); ++i) target[i] = w.s[i];
     }
 
-    // d_s = s + W (lambda \ (W^-1 ds_a o W dz_a - sigma mu e)), lambda = W z, for the predictor's ds_a, dz_a.
-    static void corrector(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const V& sigma_mu,
-                          V* target) {
+    // d_s = s + W (lambda \ (weight W^-1 ds_a o W dz_a - sigma mu e)), lambda = W z, for the predictor's ds_a, dz_a.
+    static void corrector(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const V& weight,
+                          const V& sigma_mu, V* target) {
         for (const Int i : plan.kkt.nonnegative_rows)
-            target[i] = fma(fma(ds[i], dz[i], -sigma_mu), w.inverse_z[i], w.s[i]);
+            target[i] = fma(fma(weight * ds[i], dz[i], -sigma_mu), w.inverse_z[i], w.s[i]);
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c) {
             const SecondOrderBlock& cone = plan.kkt.second_order[c];
             const Int row = cone.row;
@@ -138,6 +132,7 @@ struct Cones {
             apply(cone.dim, inverse, w.u + row, ds + row, a);
             apply(cone.dim, root, w.u + row, dz + row, b);
             jordan_product(cone.dim, a, b);
+            for (Int i = 0; i < cone.dim; ++i) a[i] = weight * a[i];
             a[0] = a[0] - sigma_mu;
             jordan_divide(cone.dim, lambda, a);
             apply(cone.dim, root, w.u + row, a, b);
@@ -291,20 +286,6 @@ private:
         for (Int i = 0; i < cone.dim; ++i) w.panels[plan.diagonal[first + i]] = -(H.rest + kRegularization);
         w.panels[plan.diagonal[cone.v_node]] = broadcast<W>(-1.0);
         w.panels[plan.diagonal[cone.u_node]] = broadcast<W>(1.0);
-    }
-
-    static void write_dense(const Plan& plan, const SecondOrderBlock& cone, Workspace<W>& w, const Spectrum& H,
-                            const Int* targets) {
-        const Int first = plan.n() + cone.row;
-        const V* const u = w.u + cone.row;
-        const V mean = 0.5 * (H.plus + H.minus), difference = 0.5 * (H.plus - H.minus);
-        w.panels[plan.diagonal[first]] = -(mean + kRegularization);
-        for (Int i = 1; i < cone.dim; ++i) w.panels[*targets++] = -(difference * u[i]);
-        for (Int j = 1; j < cone.dim; ++j) {
-            const V scaled = (mean - H.rest) * u[j];
-            w.panels[plan.diagonal[first + j]] = -(fma(scaled, u[j], H.rest) + kRegularization);
-            for (Int i = j + 1; i < cone.dim; ++i) w.panels[*targets++] = -(scaled * u[i]);
-        }
     }
 
     // With c + 2 b a + k a^2 = det(s + a ds) the smallest positive root is c / (-b + sqrt(b^2 - c k)), where that

@@ -27,7 +27,7 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr int kMostCorrections = 12;
 // Corrections end when the relative residual is below this, or no longer falls by this factor.
 inline constexpr double kConverged = 1e-13;
-inline constexpr double kProgress = 0.5;
+inline constexpr double kRefinementProgress = 0.5;
 // A system is looked at for singularity when its inverse magnifies a fixed vector by more than this share of
 // 1 / kRegularization, and called singular when this share of the image is left (singular values below about 1e-11).
 inline constexpr double kSuspect = 1e-3;
@@ -262,7 +262,7 @@ private:
             correct(running);
             const V now = remaining() * inverse_right_side_;
             const M kept = running & (now < residual_);
-            const M progress = now < kProgress * residual_;
+            const M progress = now < kRefinementProgress * residual_;
             keep(kept);
             residual_ = select(kept, now, residual_);
             running = running & progress & (now > kConverged);
@@ -360,16 +360,19 @@ private:
         for (Int i = 0; i < plan_.m(); ++i) w_.ds[i] = w_.jordan[i];
         Cones<W>::split(plan_, w_, w_.ds, w_.dz);
         Numbers<W>::multiply(plan_, w_, w_.dx, w_.dz, w_.out_x, w_.out_n, w_.out_m);
-        V largest{};
+        V largest_entry{}, broken{};
         for (Int j = 0; j < plan_.n(); ++j) {
             w_.rx[j] = w_.x2[j] - (w_.out_x[j] + w_.out_n[j]);
-            largest = max(abs(w_.rx[j]), largest);
+            largest_entry = max(abs(w_.rx[j]), largest_entry);
+            broken = fma(w_.rx[j], V{}, broken);
         }
         for (Int i = 0; i < plan_.m(); ++i) {
             w_.rz[i] = w_.z2[i] - (w_.out_m[i] + w_.ds[i]);
-            largest = max(abs(w_.rz[i]), largest);
+            largest_entry = max(abs(w_.rz[i]), largest_entry);
+            broken = fma(w_.rz[i], V{}, broken);
         }
-        return largest;
+        // A maximum passes over NaN.
+        return select(broken == 0.0, largest_entry, broadcast<W>(std::numeric_limits<double>::infinity()));
     }
 
     void keep(const M& lanes) {

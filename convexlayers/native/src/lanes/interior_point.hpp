@@ -45,6 +45,10 @@ inline constexpr double kStepShare = 0.99;
 // Steps shorter than this make no progress; so many in a row end the iteration.
 inline constexpr double kShortStep = 1e-3;
 inline constexpr int kMostShortSteps = 4;
+// A lane that has not reduced its residuals by this factor in so many steps is damped.
+inline constexpr double kProgress = 0.9;
+inline constexpr int kMostIdleSteps = 4;
+inline constexpr double kDampedCentering = 0.3;
 // First try of polishing; where it fails, the next comes when the residual has fallen by this factor.
 inline constexpr double kPolishLinear = 1e-4;
 inline constexpr double kPolishCurved = 1e-5;
@@ -67,8 +71,8 @@ enum class Phase : std::uint8_t { idle, first, interior, polish };
 struct LaneState {
     Phase phase = Phase::idle;
     std::int64_t element = -1;
-    int iterations = 0, short_steps = 0, polish_steps = 0;
-    double polish_at = 0, kept_residual = 0;
+    int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
+    double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
 };
 
 template <int W>
@@ -132,6 +136,7 @@ private:
             lanes_[lane].element = elements[lane] = element;
             lanes_[lane].polish_at = linear_ ? kPolishLinear : kPolishCurved;
             set_mask<W>(fresh, lane, true);
+            set_mask<W>(damped_, lane, false);
         }
         if (!any(fresh)) return;
         const M finite = Numbers<W>::load(plan_, w_, values_, elements, fresh);
@@ -276,14 +281,16 @@ private:
         const V bottom = denominator();
         const V product = tau_ * kappa_;
         combine(one, product, bottom);
-        const V rest = 1.0 - 1.0 / max(exit_rate(), one);
-        const V sigma = rest * rest * rest;
+        const V affine = 1.0 / max(exit_rate(), one);
+        const V rest = 1.0 - affine;
+        const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
+        const V weight = select(damped_, affine * affine, one);
         V mu = product;
         for (Int i = 0; i < plan_.m(); ++i) mu = fma(w_.s[i], w_.z[i], mu);
         const V sigma_mu = sigma * mu * (1.0 / (degree_ + 1.0));
-        Cones<W>::corrector(plan_, w_, w_.ds, w_.dz, sigma_mu, w_.target);
+        Cones<W>::corrector(plan_, w_, w_.ds, w_.dz, weight, sigma_mu, w_.target);
         zeta_step_ = 1.0 - sigma;
-        const V d_kappa = product + dkappa_ * dtau_ - sigma_mu;
+        const V d_kappa = product + weight * (dkappa_ * dtau_) - sigma_mu;
         for (Int j = 0; j < plan_.n(); ++j) right(j) = -(zeta_step_ * w_.rx[j]);
         for (Int i = 0; i < plan_.m(); ++i) right(plan_.n() + i) = fnma(zeta_step_, w_.rz[i], w_.target[i]);
         // Lanes in other phases do not need the second solve; their new point is made from (x2, z2).
@@ -474,11 +481,22 @@ private:
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
+        watch(lane, worst);
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
         const bool lost = !(tau > 0 && kappa >= 0 && worst < std::numeric_limits<double>::infinity());
         if (lost || state.short_steps >= kMostShortSteps) return give_up(lane, Outcome::numerical_error);
         if (state.iterations >= settings_.max_iterations) return give_up(lane, Outcome::max_iterations);
+    }
+
+    // The full second-order correction is fastest, and may cycle; a lane that has not got better for a while takes a share
+    // of it, and at least so much centering, until it does (Salahi, Peng, Terlaky, "On Mehrotra-type predictor-corrector algorithms", 2007).
+    void watch(int lane, double worst) {
+        LaneState& state = lanes_[lane];
+        const bool better = worst < kProgress * state.best;
+        state.best = better ? worst : state.best;
+        state.idle_steps = better ? 0 : state.idle_steps + 1;
+        set_mask<W>(damped_, lane, state.idle_steps >= kMostIdleSteps);
     }
 
     // The iterate is kept, normalized to tau = 1, and the lane polishes from its next iteration on.
@@ -620,7 +638,7 @@ private:
     const bool linear_;
     const double degree_;
     LaneState lanes_[W];
-    M moved_ = no_lane<W>();
+    M moved_ = no_lane<W>(), damped_ = no_lane<W>();
     // Of the iterate and its direction.
     V tau_ = broadcast<W>(1.0), kappa_ = broadcast<W>(1.0), dtau_{}, dkappa_{}, r_tau_{}, length_{}, zeta_step_{}, goal_{};
     // Units: of the scaled numbers, and of the user's (Units).

@@ -7,28 +7,20 @@ namespace {
 void add_cones(const Pattern& pattern, KktPattern& kkt) {
     Int row = pattern.cones.zero;
     for (Int i = 0; i < pattern.cones.nonnegative; ++i) kkt.nonnegative_rows.push_back(row++);
-    Int dense_entries = 0, vector_entries = 0;
+    Int entries = 0;
     for (const Int dim : pattern.cones.second_order) {
         if (dim == 1) {
             kkt.nonnegative_rows.push_back(row++);
             continue;
         }
-        const Int first = pattern.n + row;
-        SecondOrderBlock block{row, first, dim};
-        if (dim <= kLargestDense) {
-            for (Int j = 0; j < dim; ++j)
-                for (Int i = j + 1; i < dim; ++i)
-                    kkt.entries.push_back({first + i, first + j, Source::dense_block, dense_entries++});
-        } else {
-            block.v_node = kkt.nodes++;
-            block.u_node = kkt.nodes++;
-            kkt.signs.insert(kkt.signs.end(), {-1.0, 1.0});
-            for (Int i = 0; i < dim; ++i, ++vector_entries) {
-                kkt.entries.push_back({block.v_node, first + i, Source::v_vector, vector_entries});
-                kkt.entries.push_back({block.u_node, first + i, Source::u_vector, vector_entries});
-            }
+        const Int first = pattern.n + row, v_node = kkt.nodes, u_node = kkt.nodes + 1;
+        kkt.second_order.push_back({row, first, dim, v_node, u_node});
+        kkt.nodes += 2;
+        kkt.signs.insert(kkt.signs.end(), {-1.0, 1.0});
+        for (Int i = 0; i < dim; ++i, ++entries) {
+            kkt.entries.push_back({v_node, first + i, Source::v_vector, entries});
+            kkt.entries.push_back({u_node, first + i, Source::u_vector, entries});
         }
-        kkt.second_order.push_back(block);
         row += dim;
     }
 }

@@ -4,14 +4,14 @@
 //     [ A   -H         ]     nodes n .. n+m-1: rows, pivots negative
 //
 // H is block diagonal, one block per cone. For the zero and nonnegative cone it is diagonal. For a second-order cone of
-// dimension d it has the form D + uu' - vv', D a multiple of the identity: the block is stored dense for d up to
-// kLargestDense, else with two more nodes,
+// dimension at least 2 it has the form D + uu' - vv', D a multiple of the identity, and is expanded by two more nodes,
 //
 //     [ -D    v    u ]
 //     [  v'  -1      ]   pivot negative
 //     [  u'        1 ]   pivot positive
 //
-// whose elimination gives -(D + uu' - vv'), so that the rows of the cone stay as sparse as those of A.
+// whose elimination gives -(D + uu' - vv'), so that the rows of the cone stay as sparse as those of A. (A dense block
+// would also mix eigenvalues of H that are 15 orders of magnitude apart at a solution.)
 #pragma once
 
 #include <vector>
@@ -20,19 +20,15 @@
 
 namespace convexlayers::plan {
 
-inline constexpr Int kLargestDense = 4;
-
 struct SecondOrderBlock {
-    Int row;                       // first row
-    Int first_node;                // its node
+    Int row;         // first row
+    Int first_node;  // its node
     Int dim;
-    Int v_node = -1, u_node = -1;  // -1 where the block is dense
-
-    bool expanded() const { return v_node >= 0; }
+    Int v_node, u_node;
 };
 
 // An entry (row > col) of the lower triangle in the original numbering of nodes, and where its number comes from.
-enum class Source : std::uint8_t { data, dense_block, v_vector, u_vector };
+enum class Source : std::uint8_t { data, v_vector, u_vector };
 
 struct KktEntry {
     Int row, col;

@@ -80,7 +80,6 @@ void Plan::place_entries() {
         const bool kept = group.leaf && (!group.chain || group.k == 1);
         switch (entry.source) {
             case Source::data: (kept ? lasting : renewed).push_back({entry.index, target}); break;
-            case Source::dense_block: dense_targets.push_back(target); break;
             case Source::v_vector: v_targets.push_back(target); break;
             case Source::u_vector: u_targets.push_back(target); break;
         }
@@ -99,7 +98,7 @@ void Plan::place_entries() {
 void Plan::find_cleared() {
     std::vector<bool> written(panels.size, false);
     for (const Copy& copy : renewed) written[copy.target] = true;
-    for (const auto* targets : {&diagonal, &dense_targets, &v_targets, &u_targets})
+    for (const auto* targets : {&diagonal, &v_targets, &u_targets})
         for (const Int target : *targets) written[target] = true;
     for (const Group& group : panels.groups) {
         if (group.leaf && (!group.chain || group.k == 1)) continue;

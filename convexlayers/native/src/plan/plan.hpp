@@ -40,7 +40,6 @@ struct Plan {
     std::vector<Copy> lasting;              // entries of P and A in groups that are never overwritten
     std::vector<Copy> renewed;              // entries of P and A that every factorization overwrites
     std::vector<Int> diagonal;              // node -> its place in the arrays
-    std::vector<Int> dense_targets;         // entries of dense second-order blocks, in the order of KktEntry::index
     std::vector<Int> v_targets, u_targets;  // entries of the two vectors of expanded blocks
     struct Range {
         Int begin, end;
