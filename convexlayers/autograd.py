@@ -5,7 +5,6 @@ them: conversion, batch dimensions and recovery of variables happen inside, so t
 The Solution travels in the `Call`, one per call, so that nothing is written to the module or the plan.
 """
 
-import inspect
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -129,8 +128,11 @@ class SolveFunction(torch.autograd.Function):
         return tuple(out)
 
 
-# torch asks for it in every call, and builds it anew unless it is there.
-SolveFunction.forward.__signature__ = inspect.signature(SolveFunction.forward)  # type: ignore[attr-defined]
+def apply(call: Call, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """`SolveFunction.apply`, without the tenth of a small call that torch spends on binding default arguments."""
+    if torch._C._are_functorch_transforms_active():
+        return SolveFunction.apply(call, *values)  # type: ignore[return-value]
+    return super(torch.autograd.Function, SolveFunction).apply(call, *values)  # type: ignore[attr-defined]
 
 
 def pull_back(
@@ -206,5 +208,4 @@ def differentiable_solve(
         the requested variables, then the objective, differentiable, NaN in failed elements; and the Solution.
     """
     call = Call(plan, batch, with_objective)
-    outputs: Any = SolveFunction.apply(call, *values)
-    return outputs, call.solved
+    return apply(call, values), call.solved

@@ -10,8 +10,17 @@ import torch
 from torch import Tensor
 
 from convexlayers.errors import ArgumentError
+from convexlayers.native import _core
 from convexlayers.program import ParameterInfo
 
+# Attributes that one factorization answers for, with the sign of the matrix; up to this order.
+DEFINITE_ALONE = {
+    frozenset({"PSD"}): 1.0,
+    frozenset({"PSD", "symmetric"}): 1.0,
+    frozenset({"NSD"}): -1.0,
+    frozenset({"NSD", "symmetric"}): -1.0,
+}
+LARGEST_IN_LANES = 300
 # How far from its set a value may be, relative to its largest entry: what rounding in the user's dtype can do.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -33,7 +42,7 @@ def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtypes
 
 
 def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
-    if value.numel() == 0 or not (info.attributes or info.bounds or info.sparsity is not None):
+    if value.numel() == 0 or not info.is_checked or _is_plainly_definite(info, value, slack):
         return
     finite = value.isfinite().reshape(len(value), -1).all(1)
     # Elements that are not finite are reported by their status. Here they are exempt, and zero, which trips no check.
@@ -51,6 +60,19 @@ def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
         off = value.reshape(len(value), -1)[:, outside]
         excess = off.abs().amax(1) if off.shape[1] else torch.zeros_like(allowed)
         _refuse(info, "zero outside its sparsity pattern", excess, torch.zeros_like(allowed), finite)
+
+
+def _is_plainly_definite(info: ParameterInfo, value: Tensor, slack: float) -> bool:
+    """Whether semidefiniteness is all that is asked, and one factorization in lanes leaves no doubt about it."""
+    sign = DEFINITE_ALONE.get(frozenset(info.attributes))
+    order = value.shape[-1]
+    if sign is None or info.bounds is not None or info.sparsity is not None or order > LARGEST_IN_LANES:
+        return False
+    if not value.is_cpu:
+        return False
+    value, suspect = value.contiguous(), torch.empty(len(value), dtype=torch.bool)
+    _core.find_indefinite(value.data_ptr(), len(value), order, sign, slack, suspect.data_ptr(), torch.get_num_threads())
+    return not bool(suspect.any())
 
 
 def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor, finite: Tensor) -> None:

@@ -82,6 +82,18 @@ Plan* make_plan(Int n, Int zero, Int nonnegative, const Ints& second_order, cons
     return new Plan(std::move(pattern), std::move(numbers), std::move(maps));
 }
 
+// Operations per second of the factorization in one thread's lanes, best of `repeats`, and what the registers allow.
+nb::tuple factorization_speed(const Plan& plan, int repeats) {
+    const auto& chosen = convexlayers::kernels();
+    double seconds, peak;
+    {
+        const nb::gil_scoped_release unlocked;
+        seconds = chosen.time_factorization(plan, repeats);
+        peak = chosen.peak();
+    }
+    return nb::make_tuple(static_cast<double>(plan.panels.flops) * chosen.lanes / seconds, peak);
+}
+
 nb::dict describe(const Plan& plan) {
     nb::dict out;
     out["nodes"] = plan.panels.nodes;
@@ -210,6 +222,13 @@ nb::ndarray<nb::numpy, double, nb::ndim<3>> factor_and_solve(
     return {data, {rhs.shape(0), rhs.shape(1), rhs.shape(2)}, owner};
 }
 
+void find_indefinite(Address values, std::int64_t count, Int order, double sign, double slack, Address suspect,
+                     int threads) {
+    const nb::gil_scoped_release unlocked;
+    convexlayers::find_indefinite(pointer<const double>(values), count, order, sign, slack, pointer<bool>(suspect),
+                                  threads);
+}
+
 nb::dict info() {
     const auto build = convexlayers::build_info();
     nb::dict result;
@@ -226,9 +245,11 @@ NB_MODULE(_core, module) {
     // Plans live as long as the programs that cache them, which may be to the end of the interpreter.
     nb::set_leak_warnings(false);
     module.def("info", &info);
+    module.def("find_indefinite", &find_indefinite);
     module.def("analyze", &analyze, nb::arg("n"), nb::arg("indptr"), nb::arg("indices"));
     nb::class_<Plan>(module, "Plan", "The symbolic work for one parametrized program; see engines/native.py.")
         .def("describe", &describe)
+        .def("factorization_speed", &factorization_speed)
         .def("solve", &solve)
         .def("adjoint", &adjoint)
         .def("tangent", &tangent);

@@ -88,15 +88,19 @@ private:
 
 // Never destroyed: its threads end with the process. A forked child has none of them, and gets a pool of its own.
 std::atomic<Pool*> current{nullptr};
+std::atomic<bool> is_forked_child{false};
+
+const bool fork_is_watched = [] {
+#if !defined(_WIN32)
+    pthread_atfork(nullptr, nullptr, [] {
+        current.store(nullptr);
+        is_forked_child.store(true);
+    });
+#endif
+    return true;
+}();
 
 Pool& pool() {
-    static const bool registered = [] {
-#if !defined(_WIN32)
-        pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); });
-#endif
-        return true;
-    }();
-    (void)registered;
     Pool* existing = current.load();
     if (existing == nullptr) {
         Pool* const made = new Pool;
@@ -104,6 +108,17 @@ Pool& pool() {
         delete made;
     }
     return *existing;
+}
+
+bool run_with_openmp([[maybe_unused]] int count, [[maybe_unused]] Job& job) {
+#if defined(_OPENMP)
+    if (!is_forked_child.load()) {
+#pragma omp parallel num_threads(count)
+        job.run();
+        return true;
+    }
+#endif
+    return false;
 }
 
 void run_on_new_threads(int count, Job& job) {
@@ -126,7 +141,7 @@ void run_on_threads(int count, const std::function<void()>& work) {
     Job job{work, {}, nullptr};
     if (count <= 1)
         job.run();
-    else if (!pool().run(count - 1, job))
+    else if (!run_with_openmp(count, job) && !pool().run(count - 1, job))
         run_on_new_threads(count - 1, job);
     if (job.failure) std::rethrow_exception(job.failure);
 }

@@ -1,8 +1,10 @@
 // Compiled once per instruction set, with CONVEXLAYERS_ISA its name (and namespace).
 #include "lanes/kernels.hpp"
 
+#include "lanes/definite.hpp"
 #include "lanes/derivative.hpp"
 #include "lanes/interior_point.hpp"
+#include "lanes/speed.hpp"
 #include "lanes/ldl_check.hpp"
 
 #define CONVEXLAYERS_STRING_(name) #name
@@ -66,9 +68,12 @@ void solve_linear(const LinearSystems& systems) {
         LinearSolver<kLanes>(systems).run();
 }
 
+void find_indefinite(SquareMatrices& matrices) { Definite<kLanes>(matrices).run(); }
+
 }  // namespace
 
 extern const Kernels table;
-const Kernels table = {CONVEXLAYERS_STRING(CONVEXLAYERS_ISA), kLanes, solve, adjoint, tangent, solve_linear};
+const Kernels table = {CONVEXLAYERS_STRING(CONVEXLAYERS_ISA), kLanes, solve, adjoint, tangent,
+                       solve_linear, find_indefinite, Speed<kLanes>::factorization, Speed<kLanes>::peak};
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA

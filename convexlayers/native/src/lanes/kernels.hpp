@@ -33,6 +33,17 @@ struct LinearSystems {
     double* y;                         // (count, sides, nodes), overwritten by the solutions
 };
 
+// Dense square matrices, row-major, and what is asked of them: sign * matrix positive semidefinite, symmetric up to
+// slack times the largest entry.
+struct SquareMatrices {
+    const plan::DensePattern& pattern;
+    const double* values;  // (count, n, n)
+    std::int64_t count;
+    double sign, slack;
+    bool* suspect;  // (count): whether that is in doubt
+    std::atomic<std::int64_t> next{0};
+};
+
 // Each function is the work of one thread: it takes elements or chunks until there are none.
 struct Kernels {
     const char* name;
@@ -44,6 +55,10 @@ struct Kernels {
     void (*tangent)(const plan::Plan&, const Values*, const Solutions&, const Reports&, Chunks&, const Values* dtheta,
                     const Tangents&);
     void (*solve_linear)(const LinearSystems&);
+    void (*find_indefinite)(SquareMatrices&);
+    // Seconds of one factorization of `lanes` matrices; operations per second that the registers allow.
+    double (*time_factorization)(const plan::Plan&, int repeats);
+    double (*peak)();
 };
 
 // For what the processor has; the environment variable CONVEXLAYERS_ISA = baseline, avx2 or avx512 asks for less.

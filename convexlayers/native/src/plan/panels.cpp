@@ -174,4 +174,24 @@ Panels make_panels(const KktPattern& kkt) {
     return Builder(kkt, factor).run();
 }
 
+namespace {
+
+KktPattern dense(Int order) {
+    KktPattern kkt;
+    kkt.nodes = order;
+    kkt.signs.assign(order, 1.0);
+    for (Int i = 0; i < order; ++i)
+        for (Int j = 0; j < i; ++j) kkt.entries.push_back({i, j, Source::data, 0});
+    return kkt;
+}
+
+}  // namespace
+
+DensePattern::DensePattern(Int order) : panels(make_panels(dense(order))) {
+    for (Int i = 0; i < order; ++i) {
+        for (Int j = 0; j <= i; ++j) places.push_back(panels.locate(panels.position[i], panels.position[j]));
+        diagonal.push_back(places.back());
+    }
+}
+
 }  // namespace convexlayers::plan

@@ -60,4 +60,13 @@ struct Panels {
 
 Panels make_panels(const KktPattern& kkt);
 
+// A dense symmetric matrix with positive pivots.
+struct DensePattern {
+    Panels panels;
+    std::vector<Int> places;    // of the entries of the lower triangle, row by row
+    std::vector<Int> diagonal;  // of those on the diagonal
+
+    explicit DensePattern(Int order);
+};
+
 }  // namespace convexlayers::plan
