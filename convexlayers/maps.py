@@ -39,6 +39,7 @@ class SparseMap:
         # A map with exactly one entry in every row is a gather: no scatter is needed to apply it.
         self._is_gather = len(unique) == shape[0] and bool((self.rows == torch.arange(shape[0])).all())
         self._has_unit_values = bool((self.values == 1).all())
+        self._is_injective = self._is_gather and len(torch.unique(self.cols)) == len(unique)
         # Consecutive entries are a slice, all of them the input itself.
         first = int(self.cols[0]) if len(unique) else 0
         consecutive = bool((self.cols == torch.arange(first, first + len(unique))).all())
@@ -87,9 +88,16 @@ class SparseMap:
 
     def adjoint(self, y: Tensor) -> Tensor:
         """M'y, shape (..., N) to (..., k)."""
-        if self._slice is not None and self.shape[0] == self.shape[1]:
-            return y
+        if self._slice is not None:
+            if self.shape[0] == self.shape[1]:
+                return y
+            out = y.new_zeros(*y.shape[:-1], self.shape[1])
+            out[..., self._slice] = y
+            return out
         rows, cols, values = self._on(y)
+        if self._is_injective:
+            picked = y if self._has_unit_values else y * values
+            return y.new_zeros(*y.shape[:-1], self.shape[1]).index_copy_(-1, cols, picked)
         picked = y.index_select(-1, rows) * values
         return torch.zeros(*y.shape[:-1], self.shape[1], dtype=y.dtype, device=y.device).index_add(-1, cols, picked)
 

@@ -65,7 +65,7 @@ private:
         for (const Int diagonal : given_.pattern.diagonal) panels_[diagonal] = panels_[diagonal] + kSemidefiniteShift;
         Ldl<W>::factor(S_, panels_, D_inverse_, scratch_);
         Mask<W> good = (asymmetry <= given_.slack * largest) & (broken == 0.0);
-        for (Int k = 0; k < n; ++k) good = good & (D_inverse_[k] < 1.0 / kReplacedPivot);
+        for (Int k = 0; k < n; ++k) good = good & (D_inverse_[k] != 1.0 / kReplacedPivot);
         return good;
     }
 
