@@ -111,8 +111,8 @@ def _each(operations: list[Callable[[np.ndarray], np.ndarray]], columns: Tensor)
 
 
 def _superlu(matrix: Any) -> Any:
-    options = {"SymmetricMode": True}
+    # Not in SuperLU's symmetric mode: with zeros on the diagonal that reads memory nobody wrote, and may crash.
     try:
-        return spla.splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01, options=options)
+        return spla.splu(matrix, permc_spec="MMD_AT_PLUS_A", diag_pivot_thresh=0.01)
     except RuntimeError:  # "Factor is exactly singular"
         return None
