@@ -446,7 +446,7 @@ private:
     void write(Int width, double* rows, double* sum) {
         if (rows != nullptr) {
             const double* const flat = reinterpret_cast<const double*>(w_.theta);
-            double* targets[W];
+            double* targets[W] = {};
             for (int lane = 0; lane < count_; ++lane) targets[lane] = rows + elements_[lane] * width;
             for (Int c = 0; c < width; ++c)
                 for (int lane = 0; lane < count_; ++lane) targets[lane][c] = flat[static_cast<std::int64_t>(c) * W + lane];
