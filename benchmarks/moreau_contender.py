@@ -15,7 +15,7 @@ from families import Family
 from torch import Tensor
 
 import convexlayers as cl
-from convexlayers.batching import make_theta
+from convexlayers.batching import block_values
 from convexlayers.cones import Cones
 from convexlayers.program import ConeProgram, Structure
 from convexlayers.solution import measure
@@ -101,7 +101,8 @@ class Moreau(Contender):
         self.solver = make_solver(self.P, self.A, self.program.structure.cones, batch, self.algorithm)
 
     def _evaluate(self, values: Values) -> ConeProgram:
-        return self.program.evaluate(make_theta(self.program.blocks, values, self.program.parameters))
+        blocks = block_values(self.program.blocks, values)
+        return self.program.evaluate([value.flatten(1) if value.ndim > 1 else value[:, None] for value in blocks])
 
     def inputs(self, values: Values) -> list[Tensor]:
         self.values = super().inputs(values)

@@ -195,14 +195,6 @@ def block_values(blocks: Sequence[Block], values: Sequence[Tensor]) -> list[Tens
     ]
 
 
-def make_theta(blocks: Sequence[Block], values: Sequence[Tensor], infos: Sequence[ParameterInfo]) -> list[Tensor]:
-    """Blocks of theta, (B or 1, k_i), float64, from the parameters' values as `to_batch` made them."""
-    return [
-        value.reshape(-1, infos[block.parameter].size).to(torch.float64)
-        for block, value in zip(blocks, block_values(blocks, values), strict=True)
-    ]
-
-
 def _log(value: Tensor) -> Tensor:
     """log, NaN where not positive, and there with a zero (not a NaN) gradient."""
     positive = value > 0

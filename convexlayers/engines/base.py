@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -22,6 +22,8 @@ from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
 from convexlayers.solution import DerivativeReport, Solution
+
+Block = TypeVar("Block", Tensor, Tensor | None)
 
 
 class Plan(ABC):
@@ -50,32 +52,37 @@ class Plan(ABC):
         indices = solution.solved.nonzero().squeeze(-1)
         grad = torch.zeros_like(solution.program.data)
         if len(indices):
-            elements = select_solved(solution, indices)
-            scaling = elements.scaling
-            part, report = self._data_adjoint(
-                elements, scaling.normalize_cotangents(cotangents.select(indices), elements.program)
-            )
-            grad = grad.index_copy(0, indices, part * scaling.data)
-            record(solution, indices, report)
+            grad = grad.index_copy(0, indices, self._adjoint_at(solution, cotangents, indices))
         return self.program.map.adjoint(grad, theta, wanted)
 
     def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
         """Tangents of the solution; zero for elements that were not solved. None is a zero block."""
-        program, indices = solution.program, solution.solved.nonzero().squeeze(-1)
+        indices = solution.solved.nonzero().squeeze(-1)
         out = Tangents(*(torch.zeros_like(v) for v in (solution.x, solution.s, solution.z, solution.objective)))
-        if len(indices) == 0:
-            return out
+        if len(indices):
+            self._write_tangents_at(solution, dtheta, indices, out)
+        return out
+
+    def _adjoint_at(self, solution: Solution, cotangents: Cotangents, indices: Tensor) -> Tensor:
+        """Cotangents of the numbers of some solved elements, by the derivative strategy; fills the report."""
         elements = select_solved(solution, indices)
-        ddata = self.program.map.tangent(dtheta, program.batch)[indices]
-        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
-        part = elements.scaling.restore_tangents(normalized)
+        normalized = elements.scaling.normalize_cotangents(cotangents.select(indices), elements.program)
+        part, report = self._data_adjoint(elements, normalized)
         record(solution, indices, report)
-        return Tangents(
-            dx=out.dx.index_copy(0, indices, part.dx),
-            ds=out.ds.index_copy(0, indices, part.ds),
-            dz=out.dz.index_copy(0, indices, part.dz),
-            objective=out.objective.index_copy(0, indices, part.objective),
-        )
+        return part * elements.scaling.data
+
+    def _write_tangents_at(
+        self, solution: Solution, dtheta: Sequence[Tensor | None], indices: Tensor, out: Tangents
+    ) -> None:
+        """Tangents of some solved elements into `out`, by the derivative strategy; fills the report."""
+        elements = select_solved(solution, indices)
+        rows = select_rows(dtheta, indices, solution.program.batch)
+        ddata = self.program.map.tangent(rows, len(indices))
+        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
+        record(solution, indices, report)
+        found = elements.scaling.restore_tangents(normalized)
+        for name in ("dx", "ds", "dz", "objective"):
+            getattr(out, name).index_copy_(0, indices, getattr(found, name))
 
     def _data_adjoint(self, elements: "SolvedElements", cotangents: Cotangents) -> tuple[Tensor, DerivativeReport]:
         """Cotangent of the normalized numbers of solved elements."""
@@ -127,13 +134,25 @@ def load_package(name: str) -> Any:
         raise EngineNotInstalledError(f"Engine {name!r} needs the package {name}: pip install {name}") from error
 
 
+def select_rows(blocks: Sequence[Block], indices: Tensor, batch: int) -> list[Block]:
+    """Blocks of theta (B or 1, k_i) for some elements; None stays None."""
+    return [
+        block[indices.to(block.device)] if block is not None and block.shape[0] == batch else block for block in blocks
+    ]
+
+
 def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> None:
-    """Write what is known of a derivative to the solution's report, failed elements as NaN and False."""
+    """Write what is known of some elements' derivative to the solution's report; of the others it says what it said.
+
+    Before anything is known that is NaN and False.
+    """
+    known = solution.report
     if report.residual is not None:
-        full = torch.full_like(solution.objective, float("nan"))
-        solution.report.residual = full.index_copy(0, indices, report.residual)
+        before = torch.full_like(solution.objective, float("nan")) if known.residual is None else known.residual
+        known.residual = before.index_copy(0, indices, report.residual)
     if report.rank_deficient is not None:
-        solution.report.rank_deficient = torch.zeros_like(solution.solved).index_copy(0, indices, report.rank_deficient)
+        before = torch.zeros_like(solution.solved) if known.rank_deficient is None else known.rank_deficient
+        known.rank_deficient = before.index_copy(0, indices, report.rank_deficient)
 
 
 @dataclass(frozen=True)

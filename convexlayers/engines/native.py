@@ -20,7 +20,7 @@ from torch import Tensor
 
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents, Exact, Tangents
-from convexlayers.engines.base import Engine, Plan, record, select_solved
+from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
 from convexlayers.errors import ArgumentError, UnsupportedProblemError
@@ -261,7 +261,7 @@ class NativePlan(Plan):
         if len(indices) == 0:
             return solution
         engine = Clarabel(self.engine.tolerance, self.engine.max_iterations, self.engine.threads)
-        found = engine.setup(self.program).solve(self._rows_of(theta, indices, len(stalled)))
+        found = engine.setup(self.program).solve(select_rows(theta, indices, len(stalled)))
 
         def merge(old: Tensor, new: Tensor) -> Tensor:
             return old.index_copy(0, indices, new.to(old.dtype).cpu())
@@ -274,11 +274,6 @@ class NativePlan(Plan):
         }
         state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
         return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state)
-
-    @staticmethod
-    def _rows_of(theta: Sequence[Tensor], indices: Tensor, batch: int) -> list[Tensor]:
-        """Blocks of theta for some elements."""
-        return [value[indices.to(value.device)] if value.shape[0] == batch else value for value in theta]
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
@@ -314,16 +309,12 @@ class NativePlan(Plan):
         indices: Tensor, grads: list[Tensor | None],
     ) -> None:  # fmt: skip
         """Add what `Exact` finds for some elements."""
-        elements = select_solved(solution, indices)
-        scaling = elements.scaling
-        normalized = scaling.normalize_cotangents(cotangents.select(indices), elements.program)
-        part, report = self._data_adjoint(elements, normalized)
-        rows = self._rows_of(theta, indices, solution.program.batch)
-        found = self.program.map.adjoint(part * scaling.data, rows, wanted)
+        batch = solution.program.batch
+        numbers = self._adjoint_at(solution, cotangents, indices)
+        found = self.program.map.adjoint(numbers, select_rows(theta, indices, batch), wanted)
         for grad, more, value in zip(grads, found, theta, strict=True):
             if grad is not None and more is not None:
-                grad.index_add_(0, indices, more) if value.shape[0] == solution.program.batch else grad.add_(more)
-        _merge_report(solution, indices, report)
+                grad.index_add_(0, indices, more) if value.shape[0] == batch else grad.add_(more)
 
     def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
         if type(self.derivative) is not Exact:
@@ -339,32 +330,8 @@ class NativePlan(Plan):
         tangents = Tangents(*(t.to(elements.device) for t in out))
         left = elements.left_over(largest)
         if left is not None:
-            self._replace_exact(theta, solution, dtheta, left, tangents)
+            self._write_tangents_at(solution, dtheta, left, tangents)
         return tangents
-
-    def _replace_exact(
-        self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None], indices: Tensor,
-        tangents: Tangents,
-    ) -> None:  # fmt: skip
-        """Replace tangents of some elements by what `Exact` finds."""
-        elements = select_solved(solution, indices)
-        batch = solution.program.batch
-        rows = [d if d is None or d.shape[0] != batch else d[indices] for d in dtheta]
-        ddata = self.program.map.tangent(rows, len(indices))
-        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
-        found = elements.scaling.restore_tangents(normalized)
-        for name in ("dx", "ds", "dz", "objective"):
-            getattr(tangents, name).index_copy_(0, indices, getattr(found, name))
-        _merge_report(solution, indices, report)
-
-
-def _merge_report(solution: Solution, indices: Tensor, report: object) -> None:
-    """Entries of the report for some elements, the others as they are."""
-    before = replace(solution.report)
-    record(solution, indices, report)  # type: ignore[arg-type]
-    for name in ("residual", "rank_deficient"):
-        old, new = getattr(before, name), getattr(solution.report, name)
-        setattr(solution.report, name, old.index_copy(0, indices, new[indices]))
 
 
 def _to_device(solution: Solution, device: torch.device) -> Solution:

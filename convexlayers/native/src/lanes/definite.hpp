@@ -2,7 +2,6 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
 
 #include "lanes/kernels.hpp"
 #include "lanes/ldl.hpp"
@@ -53,7 +52,7 @@ private:
                     lower[lane] = rows[lane][i * n + j];
                     upper[lane] = rows[lane][j * n + i];
                 }
-                const V a = gathered(lower), b = gathered(upper);
+                const V a = gathered<W>(lower), b = gathered<W>(upper);
                 largest = max(max(abs(a), abs(b)), largest);
                 asymmetry = max(abs(a - b), asymmetry);
                 broken = fma(a + b, V{}, broken);
@@ -67,12 +66,6 @@ private:
         Mask<W> good = (asymmetry <= given_.slack * largest) & (broken == 0.0);
         for (Int k = 0; k < n; ++k) good = good & (D_inverse_[k] != 1.0 / kReplacedPivot);
         return good;
-    }
-
-    static V gathered(const double* values) {
-        V out;
-        std::memcpy(&out, values, sizeof out);
-        return out;
     }
 
     SquareMatrices& given_;

@@ -91,13 +91,7 @@ private:
     V row(const double* data, std::int64_t width, Int column) const {
         double values[W];
         for (int lane = 0; lane < W; ++lane) values[lane] = data[elements_[lane] * width + column];
-        return gathered(values);
-    }
-
-    static V gathered(const double* values) {
-        V out;
-        std::memcpy(&out, values, sizeof out);
-        return out;
+        return gathered<W>(values);
     }
 
     void load_scaling() {
@@ -107,7 +101,7 @@ private:
             // Biased, these are the exponents of normal numbers.
             Bits<W> biased{};
             for (int lane = 0; lane < W; ++lane)
-                put_lane(biased, lane, 1023 + static_cast<std::int64_t>(at_.scales[elements_[lane] * width + column]));
+                set_bits<W>(biased, lane, 1023 + static_cast<std::int64_t>(at_.scales[elements_[lane] * width + column]));
             return power_of_two<W>(biased);
         };
         for (Int j = 0; j < n; ++j) w_.D[j] = power(j);
@@ -126,21 +120,17 @@ private:
         for (Int j = 0; j < n; ++j) {
             w_.x2[j] = cotangent(g.x, n, j) * (sigma_ * w_.D[j]);
             largest = max(abs(w_.x2[j]), largest);
-            poison_ = fma(w_.x2[j], V{}, poison_);
             w_.dx[j] = V{};
         }
         for (Int i = 0; i < m; ++i) {
             w_.step_z[i] = cotangent(g.s, m, i) * (sigma_ / w_.E[i]);
             w_.z2[i] = cotangent(g.z, m, i) * (zeta_ * w_.E[i]);
             largest = max(max(abs(w_.step_z[i]), abs(w_.z2[i])), largest);
-            poison_ = fma(w_.step_z[i] + w_.z2[i], V{}, poison_);
         }
         normalize(largest);
-        for (Int j = 0; j < n; ++j) w_.x2[j] = w_.x2[j] * inverse_size_;
-        for (Int i = 0; i < m; ++i) {
-            w_.step_z[i] = w_.step_z[i] * inverse_size_;
-            w_.z2[i] = w_.z2[i] * inverse_size_;
-        }
+        shrink(w_.x2, n);
+        shrink(w_.step_z, m);
+        shrink(w_.z2, m);
         if (g.s == nullptr) return;
         Numbers<W>::multiply(plan_, w_, w_.dx, w_.step_z, w_.out_x, w_.out_n, w_.out_m);
         for (Int j = 0; j < n; ++j) w_.x2[j] = w_.x2[j] - w_.out_n[j];
@@ -156,25 +146,20 @@ private:
         // Biased exponents 1 to 2044 have an inverse that is a normal number.
         Bits<W> bounded = exponent;
         for (int lane = 0; lane < W; ++lane) {
-            std::int64_t e = lane_of(exponent, lane);
+            std::int64_t e = get_bits<W>(exponent, lane);
             e = e < 1 ? 1 : (e > 2044 ? 2044 : e);
-            put_lane(bounded, lane, e);
+            set_bits<W>(bounded, lane, e);
         }
         size_ = select(usable, power_of_two<W>(bounded), one);
         inverse_size_ = select(usable, power_of_two<W>(2046 - bounded), one);
     }
 
-    static std::int64_t lane_of(const Bits<W>& bits, int lane) {
-        if constexpr (W == 1)
-            return bits;
-        else
-            return bits[lane];
-    }
-    static void put_lane(Bits<W>& bits, int lane, std::int64_t value) {
-        if constexpr (W == 1)
-            bits = value;
-        else
-            bits[lane] = value;
+    // Divides by the size; what is not finite goes into `poison_`.
+    void shrink(V* v, Int count) {
+        for (Int i = 0; i < count; ++i) {
+            poison_ = fma(v[i], V{}, poison_);
+            v[i] = v[i] * inverse_size_;
+        }
     }
 
     // x2, z2: r1, r2 of a tangent of theta.
@@ -210,14 +195,8 @@ private:
         dobjective_ = value * (sigma_ * zeta_) + doffset_;
         normalize(largest);
         poison_ = V{};
-        for (Int j = 0; j < p.n; ++j) {
-            poison_ = fma(w_.x2[j], V{}, poison_);
-            w_.x2[j] = w_.x2[j] * inverse_size_;
-        }
-        for (Int i = 0; i < p.m; ++i) {
-            poison_ = fma(w_.z2[i], V{}, poison_);
-            w_.z2[i] = w_.z2[i] * inverse_size_;
-        }
+        shrink(w_.x2, p.n);
+        shrink(w_.z2, p.m);
     }
 
     double* aligned_tangent() {

@@ -152,13 +152,10 @@ private:
         const auto original = Numbers<W>::sizes(plan_, w_);
         Numbers<W>::equilibrate(plan_, w_, fresh);
         const auto scaled = Numbers<W>::sizes(plan_, w_);
-        V sigma = broadcast<W>(1.0), zeta = broadcast<W>(1.0);
         for (int lane = 0; lane < W; ++lane) {
             if (!get_mask<W>(fresh, lane)) continue;
             const Units user = find_units(original.P, original.q, original.A, original.b, lane);
             const Units own = find_units(scaled.P, scaled.q, scaled.A, scaled.b, lane);
-            set<W>(sigma, lane, own.sigma);
-            set<W>(zeta, lane, own.omega / own.sigma);
             set<W>(sigma_, lane, own.sigma);
             set<W>(zeta_, lane, own.omega / own.sigma);
             set<W>(floor_primal_, lane, user.sigma);
@@ -168,7 +165,8 @@ private:
             set<W>(tau_, lane, 1.0);
             set<W>(kappa_, lane, 1.0);
         }
-        Numbers<W>::scale_units(plan_, w_, sigma, zeta);
+        const V one = broadcast<W>(1.0);
+        Numbers<W>::scale_units(plan_, w_, select(fresh, sigma_, one), select(fresh, zeta_, one));
         System<W>::place_lasting(plan_, w_);
         for (V* v : {w_.x, w_.Px, w_.Atz, w_.rx}) clear(v, plan_.n(), fresh);
         for (V* v : {w_.s, w_.z, w_.Ax, w_.rz}) clear(v, plan_.m(), fresh);

@@ -37,19 +37,11 @@ struct Exponents {
         else
             count -= (e != 0);
     }
-    bool present(int lane) const { return value(count, lane) > 0; }
+    bool present(int lane) const { return get_bits<W>(count, lane) > 0; }
     // log2 of the geometric mean, rounded.
     double mean(int lane) const {
-        const double number = static_cast<double>(value(count, lane));
-        return number > 0 ? std::floor(static_cast<double>(value(sum, lane)) / number + 0.5) - 1023 : 0.0;
-    }
-
-private:
-    static std::int64_t value(const Bits<W>& bits, int lane) {
-        if constexpr (W == 1)
-            return bits;
-        else
-            return bits[lane];
+        const double number = static_cast<double>(get_bits<W>(count, lane));
+        return number > 0 ? std::floor(static_cast<double>(get_bits<W>(sum, lane)) / number + 0.5) - 1023 : 0.0;
     }
 };
 

@@ -122,6 +122,32 @@ inline void set(Vec<W>& v, int lane, double value) {
     }
 }
 
+// W numbers in memory.
+template <int W>
+inline Vec<W> gathered(const double* values) {
+    Vec<W> out;
+    std::memcpy(&out, values, sizeof out);
+    return out;
+}
+
+template <int W>
+inline std::int64_t get_bits(const Bits<W>& bits, int lane) {
+    if constexpr (W == 1) {
+        return bits;
+    } else {
+        return bits[lane];
+    }
+}
+
+template <int W>
+inline void set_bits(Bits<W>& bits, int lane, std::int64_t value) {
+    if constexpr (W == 1) {
+        bits = value;
+    } else {
+        bits[lane] = value;
+    }
+}
+
 template <int W>
 inline void set_mask(Mask<W>& mask, int lane, bool value) {
     if constexpr (W == 1) {
