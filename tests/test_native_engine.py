@@ -596,18 +596,6 @@ def test_a_forked_child_solves_on_threads_of_its_own():
 # ------------------------------------------------------------------------------------------- choice
 
 
-@pytest.mark.parametrize("name", ["psd", "exponential", "power"])
-def test_cones_that_it_lacks_are_refused_by_name(name):
-    problem = random_program(join(KINDS["nonnegative"], KINDS[name]))
-    with pytest.raises(UnsupportedProblemError, match=rf'{name}.*solver="clarabel" or solver="auto"'):
-        Native().setup(problem.program)
-    auto = make_engine("auto")
-    assert auto.choose(problem.program).name == "clarabel"
-    assert auto.explain(problem.program).startswith("clarabel: ")
-    assert name in auto.explain(problem.program)
-    assert (auto.setup(problem.program).solve(problem.theta).status == int(Status.SOLVED)).all()
-
-
 def test_auto_prefers_native_and_hands_its_settings_on():
     program = random_program(Cones(zero=1, nonnegative=2, second_order=(3,))).program
     auto = make_engine("auto", tolerance=1e-6, max_iterations=17, threads=1)

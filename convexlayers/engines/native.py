@@ -41,7 +41,7 @@ _plans_lock = Lock()
 
 def supports(cones: Cones) -> bool:
     """Whether every cone of a program is one that the engine has."""
-    return not (cones.psd or cones.exponential or cones.power)
+    return True
 
 
 def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
@@ -64,9 +64,13 @@ def _make_plan(program: ParametrizedConeProgram) -> _core.Plan:
         (block.shape[1], ints(block.rows.numpy()), ints(block.cols.numpy()), block.values.numpy())
         for block in program.map.blocks
     ]
+    sizes = (
+        cones.zero, cones.nonnegative, ints(cones.second_order), ints(cones.psd), cones.exponential,
+        np.asarray(cones.power, dtype=np.float64),
+    )  # fmt: skip
     return _core.make_plan(
-        structure.n, cones.zero, cones.nonnegative, ints(cones.second_order), ints(P_indptr), ints(structure.P_rows),
-        ints(A_indptr), ints(structure.A_rows), program.map.constant.numpy(), blocks,
+        structure.n, sizes, ints(P_indptr), ints(structure.P_rows), ints(A_indptr), ints(structure.A_rows),
+        program.map.constant.numpy(), blocks,
     )  # fmt: skip
 
 

@@ -4,5 +4,3 @@ ENGINES = [
     "native",
     "clarabel",
 ]
-# Engines that refuse some cones: a test with such a cone is skipped for them, by that refusal and nothing else.
-WITHOUT_SOME_CONES = {"native"}

@@ -58,15 +58,20 @@ std::vector<T> to_vector(const Array& array) {
     return {array.data(), array.data() + array.size()};
 }
 
+// (zero, nonnegative, dimensions of second-order cones, orders of semidefinite ones, exponential, exponents of power cones).
+convexlayers::plan::ConeSizes to_cones(const nb::tuple& sizes) {
+    return {nb::cast<Int>(sizes[0]), nb::cast<Int>(sizes[1]), to_vector<Int>(nb::cast<Ints>(sizes[2])),
+            to_vector<Int>(nb::cast<Ints>(sizes[3])), nb::cast<Int>(sizes[4]),
+            to_vector<double>(nb::cast<Doubles>(sizes[5]))};
+}
+
 // The caller owns the result.
-Plan* make_plan(Int n, Int zero, Int nonnegative, const Ints& second_order, const Ints& P_indptr,
-                                const Ints& P_rows, const Ints& A_indptr, const Ints& A_rows, const Doubles& constant,
-                                const nb::list& blocks) {
+Plan* make_plan(Int n, const nb::tuple& cones, const Ints& P_indptr, const Ints& P_rows, const Ints& A_indptr,
+                const Ints& A_rows, const Doubles& constant, const nb::list& blocks) {
     convexlayers::plan::Pattern pattern;
     pattern.n = n;
-    pattern.cones = {zero, nonnegative, to_vector<Int>(second_order)};
-    pattern.m = zero + nonnegative;
-    for (const Int dim : pattern.cones.second_order) pattern.m += dim;
+    pattern.cones = to_cones(cones);
+    pattern.m = pattern.cones.rows();
     pattern.P_indptr = to_vector<Int>(P_indptr);
     pattern.P_rows = to_vector<Int>(P_rows);
     pattern.A_indptr = to_vector<Int>(A_indptr);

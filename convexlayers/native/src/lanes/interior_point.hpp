@@ -88,7 +88,7 @@ public:
           out_(out),
           queue_(queue),
           w_(plan, queue.size >= W),
-          linear_(plan.kkt.second_order.empty()),
+          linear_(plan.kkt.expanded.empty() && plan.kkt.semidefinite.empty()),
           degree_(Cones<W>::degree(plan)) {}
 
     void run() {
@@ -170,6 +170,16 @@ private:
         System<W>::place_lasting(plan_, w_);
         for (V* v : {w_.x, w_.Px, w_.Atz, w_.rx}) clear(v, plan_.n(), fresh);
         for (V* v : {w_.s, w_.z, w_.Ax, w_.rz}) clear(v, plan_.m(), fresh);
+        if (!plan_.kkt.exponents.empty()) begin_at_center(fresh);
+    }
+
+    // Exponential and power cones have no axis to move along: the first point is x = 0 and the centers of the cones.
+    void begin_at_center(const M& fresh) {
+        Cones<W>::central_point(plan_, w_.s, w_.z, fresh);
+        for (int lane = 0; lane < W; ++lane)
+            if (get_mask<W>(fresh, lane)) lanes_[lane].phase = Phase::interior;
+        moved_ = moved_ | fresh;
+        revisit();
     }
 
     static void clear(V* v, Int count, const M& lanes) {
@@ -366,8 +376,8 @@ private:
             w_.s[i] = select(first, i < zero ? V{} : -w_.z2[i], w_.s[i]);
             w_.dz[i] = select(first, w_.z2[i], w_.dz[i]);
         }
-        Cones<W>::center(plan_, w_.s, first);
-        Cones<W>::center(plan_, w_.dz, first);
+        Cones<W>::center(plan_, w_, w_.s, first);
+        Cones<W>::center(plan_, w_, w_.dz, first);
     }
 
     // dx, dz, s: the point after one Newton step.
@@ -383,7 +393,7 @@ private:
             const V slack = -fma(broadcast<W>(kRegularization), dz[i], w_.jordan[i]);
             w_.s[i] = select(lanes, (w_.s[i] - w_.z[i]) + (slack - dz[i]), w_.s[i]);
         }
-        Cones<W>::project(plan_, w_.s, w_.dz, lanes);
+        Cones<W>::project(plan_, w_, w_.s, w_.dz, lanes);
     }
 
     void move(const M& lanes) {
@@ -518,7 +528,7 @@ private:
         for (Int i = 0; i < plan_.m(); ++i) set<W>(w_.s[i], lane, get<W>(w_.s[i], lane) - get<W>(w_.z[i], lane));
         M only = no_lane<W>();
         set_mask<W>(only, lane, true);
-        Cones<W>::project(plan_, w_.s, w_.z, only);
+        Cones<W>::project(plan_, w_, w_.s, w_.z, only);
         set_mask<W>(moved_, lane, true);
     }
 

@@ -7,7 +7,7 @@
 //
 // has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and E come from Ruiz's equilibration of
 // [P A'; A 0] (Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in matrices", 2001), E being
-// constant on the rows of a second-order cone; sigma and zeta bring b and q to size one.
+// constant on the rows of a cone that is not a product; sigma and zeta bring b and q to size one.
 #pragma once
 
 #include <algorithm>
@@ -262,11 +262,15 @@ private:
             }
             column[j] = max(largest, column[j]);
         }
-        for (const plan::SecondOrderBlock& cone : plan.kkt.second_order) {
-            V largest{};
-            for (Int i = 0; i < cone.dim; ++i) largest = max(row[cone.row + i], largest);
-            for (Int i = 0; i < cone.dim; ++i) row[cone.row + i] = largest;
-        }
+        for (const plan::ExpandedBlock& cone : plan.kkt.expanded) level(cone.dim, row + cone.row);
+        for (const plan::SemidefiniteBlock& cone : plan.kkt.semidefinite) level(cone.dim, row + cone.row);
+    }
+
+    // The rows of a cone that is not a product share one scale.
+    static void level(Int dim, V* row) {
+        V largest{};
+        for (Int i = 0; i < dim; ++i) largest = max(row[i], largest);
+        for (Int i = 0; i < dim; ++i) row[i] = largest;
     }
 };
 

@@ -35,7 +35,9 @@ struct System {
     static void solve(const Plan& plan, Workspace<W>& w) {
         for (Int node = plan.n() + plan.m(); node < plan.kkt.nodes; ++node)
             for (int side = 0; side < R; ++side) at<R>(plan, w, node, side) = V{};
+        rotate<R>(plan, w, false);
         Ldl<W>::template solve<R>(plan.panels, w.panels, w.D_inverse, w.y);
+        rotate<R>(plan, w, true);
     }
 
     // One of the R solutions in y.
@@ -43,6 +45,14 @@ struct System {
     static void take(const Plan& plan, Workspace<W>& w, int side, V* dx, V* dz) {
         for (Int j = 0; j < plan.n(); ++j) dx[j] = at<R>(plan, w, j, side);
         for (Int i = 0; i < plan.m(); ++i) dz[i] = at<R>(plan, w, plan.n() + i, side);
+    }
+
+private:
+    // Rows of semidefinite cones to the coordinates of the matrix, and back.
+    template <int R>
+    static void rotate(const Plan& plan, Workspace<W>& w, bool back) {
+        for (int side = 0; side < R; ++side)
+            Cones<W>::rotate(plan, w, back, [&](Int row) -> V& { return at<R>(plan, w, plan.n() + row, side); });
     }
 };
 

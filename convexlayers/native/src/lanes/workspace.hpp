@@ -4,7 +4,7 @@
 #include <cstring>
 #include <vector>
 
-#include "lanes/vec.hpp"
+#include "lanes/cones/spectrum.hpp"
 #include "memory.hpp"
 #include "plan/plan.hpp"
 
@@ -12,13 +12,6 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 
 using plan::Int;
 using plan::Plan;
-
-// The spectrum of H on one second-order cone: `rest` on the complement of span{e+, e-}, e+- = (1, +-u) / sqrt 2; `mu` is
-// that of D Proj_K on the complement, without the clipping that H has.
-template <int W>
-struct SecondOrderSpectrum {
-    Vec<W> rest, plus, minus, mu;
-};
 
 template <int W>
 struct Workspace {
@@ -41,6 +34,8 @@ struct Workspace {
             {&D, n}, {&x, n}, {&Px, n}, {&Atz, n}, {&rx, n}, {&dx, n}, {&x2, n}, {&step_x, n}, {&kept_x, n}, {&out_x, n}, {&out_n, n}, {&probe_x, n},
             {&E, m}, {&s, m}, {&z, m}, {&Ax, m}, {&rz, m}, {&ds, m}, {&dz, m}, {&z2, m}, {&step_z, m}, {&target, m},
             {&kept_s, m}, {&kept_z, m}, {&out_m, m}, {&H, m}, {&u, m}, {&jordan, m}, {&probe_z, m}, {&inverse_s, m}, {&inverse_z, m},
+            {&cone_numbers, static_cast<std::size_t>(plan.kkt.cone_numbers)},
+            {&cone_work, static_cast<std::size_t>(plan.kkt.cone_work)},
         };
         std::size_t total = 0;
         for (const Part& part : parts) total += part.size;
@@ -52,7 +47,7 @@ struct Workspace {
             *part.pointer = next;
             next += part.size;
         }
-        spectra.resize(plan.kkt.second_order.size());
+        spectra.resize(plan.kkt.expanded.size());
     }
     ~Workspace() { give_buffer(memory_, bytes_); }
     Workspace(const Workspace&) = delete;
@@ -71,9 +66,10 @@ struct Workspace {
     V *probe_x, *probe_z;                    // image of a fixed vector under the inverse
     V *kept_x, *kept_s, *kept_z;             // the iterate before it was polished
     V *out_x, *out_n, *out_m;                // results of products
-    V *H, *u;                                // H of the rows that have a diagonal one; directions of second-order cones
+    V *H, *u;                                // H of the rows that have a diagonal one; directions of second-order cones, mu of semidefinite ones
     V *inverse_s, *inverse_z, *jordan;       // scratch of the cones
-    std::vector<SecondOrderSpectrum<W>> spectra;
+    V *cone_numbers, *cone_work;             // what the cones keep, and scratch of one call
+    std::vector<Spectrum<W>> spectra;        // H of the expanded blocks
 
 private:
     V* memory_ = nullptr;

@@ -37,7 +37,7 @@ std::vector<Index> insert_extra_nodes(const KktPattern& kkt, Int plain, const st
     std::vector<Index> place(plain), order;
     for (Int k = 0; k < plain; ++k) place[permutation[k]] = k;
     std::vector<std::vector<Int>> after(plain);
-    for (const SecondOrderBlock& cone : kkt.second_order) {
+    for (const ExpandedBlock& cone : kkt.expanded) {
         Index last = 0;
         for (Int i = 0; i < cone.dim; ++i) last = std::max(last, place[cone.first_node + i]);
         after[last].insert(after[last].end(), {cone.u_node, cone.v_node});
@@ -51,7 +51,7 @@ std::vector<Index> insert_extra_nodes(const KktPattern& kkt, Int plain, const st
 
 symbolic::SymbolicFactor analyze(const KktPattern& kkt) {
     Int plain = kkt.nodes;
-    for (const SecondOrderBlock& cone : kkt.second_order) plain = std::min(plain, cone.v_node);
+    for (const ExpandedBlock& cone : kkt.expanded) plain = std::min(plain, cone.v_node);
     symbolic::SymbolicFactor factor;
     const Upper upper(kkt, plain);
     check(symbolic::analyze(plain, upper.indptr.data(), upper.indices.data(), factor));

@@ -82,6 +82,7 @@ void Plan::place_entries() {
             case Source::data: (kept ? lasting : renewed).push_back({entry.index, target}); break;
             case Source::v_vector: v_targets.push_back(target); break;
             case Source::u_vector: u_targets.push_back(target); break;
+            case Source::rotated: rotated_targets.push_back(target); break;
         }
     }
     // In the order of memory, so that the copies stream.
@@ -98,7 +99,7 @@ void Plan::place_entries() {
 void Plan::find_cleared() {
     std::vector<bool> written(panels.size, false);
     for (const Copy& copy : renewed) written[copy.target] = true;
-    for (const auto* targets : {&diagonal, &v_targets, &u_targets})
+    for (const auto* targets : {&diagonal, &v_targets, &u_targets, &rotated_targets})
         for (const Int target : *targets) written[target] = true;
     for (const Group& group : panels.groups) {
         if (group.leaf && (!group.chain || group.k == 1)) continue;

@@ -41,6 +41,7 @@ struct Plan {
     std::vector<Copy> renewed;              // entries of P and A that every factorization overwrites
     std::vector<Int> diagonal;              // node -> its place in the arrays
     std::vector<Int> v_targets, u_targets;  // entries of the two vectors of expanded blocks
+    std::vector<Int> rotated_targets;       // entries of the rows of semidefinite cones
     struct Range {
         Int begin, end;
     };

@@ -8,11 +8,22 @@ namespace convexlayers::plan {
 
 using Int = std::int32_t;
 
-// Rows come in this order: zero, nonnegative, second-order cones (t, x) with |x| <= t.
+// Rows come in this order: zero, nonnegative, second-order cones (t, x) with |x| <= t, positive semidefinite matrices
+// as svec vectors, exponential cones, power cones.
 struct ConeSizes {
     Int zero = 0;
     Int nonnegative = 0;
-    std::vector<Int> second_order;
+    std::vector<Int> second_order;   // dimensions
+    std::vector<Int> semidefinite;   // orders
+    Int exponential = 0;
+    std::vector<double> power;       // exponents
+
+    Int rows() const {
+        Int count = zero + nonnegative + 3 * exponential + 3 * static_cast<Int>(power.size());
+        for (const Int dim : second_order) count += dim;
+        for (const Int order : semidefinite) count += order * (order + 1) / 2;
+        return count;
+    }
 };
 
 // minimize 1/2 x'Px + q'x + offset subject to Ax + s = b, s in K. P by its upper triangle. Entries by column, then row.
