@@ -130,7 +130,8 @@ struct Cones {
     }
 
     // 1 / largest step to the boundary along (ds, dz): the largest of the rates at which s and z leave their cones.
-    static V exit_rate(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz) {
+    // In `lanes`; elsewhere the result is arbitrary.
+    static V exit_rate(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const M& lanes) {
         V rate{};
         for (const Int i : plan.kkt.nonnegative_rows)
             rate = max(max(-(ds[i] * w.inverse_s[i]), -(dz[i] * w.inverse_z[i])), rate);
@@ -142,7 +143,7 @@ struct Cones {
             rate = max(semidefinite(cone, w).exit_rate(ds + cone.row, dz + cone.row), rate);
         for_each_boundary(plan, [&](const ExpandedBlock& cone, std::size_t, double exponent) {
             const Int row = cone.row;
-            rate = Boundary::exit_rate(exponent, w.s + row, w.z + row, ds + row, dz + row, rate);
+            rate = Boundary::exit_rate(exponent, w.s + row, w.z + row, ds + row, dz + row, rate, lanes);
         });
         return rate;
     }
@@ -178,7 +179,7 @@ struct Cones {
 
     // -------------------------------------------------------------------------------------- projections
 
-    // s = Proj_K(v), z = s - v for v given in s, by lanes.
+    // s = Proj_K(v), z = s - v for v given in s, by lanes; v near the s - z that `scale` was called with.
     static void project(const Plan& plan, const Workspace<W>& w, V* s, V* z, const M& lanes) {
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) {
             z[i] = select(lanes, -s[i], z[i]);
@@ -192,8 +193,8 @@ struct Cones {
         for_each_second_order(plan, [&](const ExpandedBlock& cone, std::size_t) {
             Second::project(cone.dim, s + cone.row, z + cone.row, lanes);
         });
-        for_each_boundary(plan, [&](const ExpandedBlock& cone, std::size_t, double exponent) {
-            Boundary::project(exponent, s + cone.row, z + cone.row, lanes);
+        for_each_boundary(plan, [&](const ExpandedBlock& cone, std::size_t c, double exponent) {
+            Boundary::project(exponent, s + cone.row, z + cone.row, basis(plan, w, c)[9], lanes);
         });
         for (const SemidefiniteBlock& cone : plan.kkt.semidefinite)
             semidefinite(cone, w).project(s + cone.row, z + cone.row, lanes);
@@ -253,7 +254,7 @@ private:
     }
 
     static V* basis(const Plan& plan, const Workspace<W>& w, std::size_t c) {
-        return w.cone_numbers + plan.kkt.basis_start + 9 * (c - static_cast<std::size_t>(plan.kkt.second_orders));
+        return w.cone_numbers + plan.kkt.basis_start + plan::kBoundaryNumbers * (c - static_cast<std::size_t>(plan.kkt.second_orders));
     }
 
     static SemidefiniteCone<W> semidefinite(const SemidefiniteBlock& cone, const Workspace<W>& w) {
@@ -283,11 +284,12 @@ private:
     static void scale_boundary(const ExpandedBlock& cone, double exponent, Workspace<W>& w, Spectrum<W>& H, V* own,
                                const M& exact) {
         const V *const s = w.s + cone.row, *const z = w.z + cone.row;
+        own[9] = Boundary::find_guess(exponent, s, z);
         if (!all(exact)) Boundary::scale(exponent, s, z, H, own);
         if (!any(exact)) return;
         Spectrum<W> limit;
         V axes[9];
-        Boundary::derivative(exponent, s, z, limit, axes);
+        Boundary::derivative(exponent, s, z, limit, axes, own[9], exact);
         H.rest = select(exact, limit.rest, H.rest);
         H.plus = select(exact, limit.plus, H.plus);
         H.minus = select(exact, limit.minus, H.minus);

@@ -18,6 +18,10 @@ struct Dense {
     using M = Mask<W>;
 
     static constexpr int kMostSweeps = 40;
+    // Squared cosines of angles between rows that are turned, and that make another sweep necessary: convergence is
+    // quadratic.
+    static constexpr double kParallel = 1e-31;
+    static constexpr double kNearlyParallel = 1e-20;
 
     // L L' = A by the lower triangle of A; L's upper triangle is set to zero. NaN where A is not positive definite.
     static void cholesky(Int p, const V* A, V* L) {
@@ -47,9 +51,9 @@ struct Dense {
                         beta = fma(b[k], b[k], beta);
                         gamma = fma(a[k], b[k], gamma);
                     }
-                    const M needed = gamma * gamma > 1e-31 * alpha * beta;
+                    const M needed = gamma * gamma > kParallel * alpha * beta;
                     if (!any(needed)) continue;
-                    turned = turned | needed;
+                    turned = turned | (gamma * gamma > kNearlyParallel * alpha * beta);
                     V c, s;
                     angle(needed, beta - alpha, gamma, c, s);
                     turn(p, c, s, a, b);
@@ -119,18 +123,18 @@ struct Dense {
             for (Int j = 0; j < p; ++j) out[j * p + i] = A[i * p + j];
     }
 
-private:
     // The smaller angle that diagonalizes [alpha gamma; gamma beta], difference = beta - alpha; none in other lanes.
     static void angle(const M& lanes, const V& difference, const V& gamma, V& c, V& s) {
         const V one = broadcast<W>(1.0);
-        const V zeta = difference / (2.0 * select(lanes, gamma, one));
-        const V size = 1.0 / (abs(zeta) + sqrt(fma(zeta, zeta, one)));
-        const V t = select(zeta < 0.0, -size, size);
+        const V twice = 2.0 * gamma, signed_twice = select(difference < 0.0, -twice, twice);
+        const V reach = abs(difference) + sqrt(fma(difference, difference, twice * twice));
+        const V t = signed_twice / select(lanes, reach, one);
         const V cosine = 1.0 / sqrt(fma(t, t, one));
         c = select(lanes, cosine, one);
         s = select(lanes, cosine * t, V{});
     }
 
+private:
     static void turn(Int p, const V& c, const V& s, V* a, V* b) {
         for (Int k = 0; k < p; ++k) {
             const V old = a[k];

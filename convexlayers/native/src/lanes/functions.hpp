@@ -88,7 +88,17 @@ struct Functions {
         return select(at_lower, lower, select(at_upper, upper, root));
     }
 
+    // The same with a guess, whose neighbourhood is looked at first.
+    template <class Function>
+    static V increasing_root(Function function, const V& lower, const V& upper, const V& guess) {
+        const V width = kNeighbourhood * max(abs(guess), broadcast<W>(1.0));
+        const V left = min(max(guess - width, lower), upper), right = min(max(guess + width, lower), upper);
+        const M enclosed = (function(left) <= 0.0) & (function(right) >= 0.0);
+        return increasing_root(function, select(enclosed, left, lower), select(enclosed, right, upper));
+    }
+
 private:
+    static constexpr double kNeighbourhood = 1e-4;
     static constexpr int kMostRootSteps = 200;
     static constexpr double kEpsilon = std::numeric_limits<double>::epsilon();
 

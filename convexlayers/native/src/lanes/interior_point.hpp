@@ -193,7 +193,7 @@ private:
         Cones<W>::scale(plan_, w_, first, polish);
         System<W>::factor(plan_, w_);
         solve_both(polish);
-        if (any(interior)) find_direction();
+        if (any(interior)) find_direction(interior);
         // Lanes in the other phases hand over their new point instead of a direction.
         if (any(polish)) polished_point(polish);
         if (any(first)) first_point(first);
@@ -278,18 +278,18 @@ private:
         for (Int i = 0; i < plan_.m(); ++i) w_.ds[i] = -(w_.target[i] + w_.ds[i]);
     }
 
-    V exit_rate() const {
+    V exit_rate(const M& interior) const {
         const V scalars = max(-dtau_ / tau_, -dkappa_ / kappa_);
-        return max(Cones<W>::exit_rate(plan_, w_, w_.ds, w_.dz), scalars);
+        return max(Cones<W>::exit_rate(plan_, w_, w_.ds, w_.dz, interior), scalars);
     }
 
     // Mehrotra's predictor, then the combined direction.
-    void find_direction() {
+    void find_direction(const M& interior) {
         const V one = broadcast<W>(1.0);
         const V bottom = denominator();
         const V product = tau_ * kappa_;
         combine(one, product, bottom);
-        const V affine = 1.0 / max(exit_rate(), one);
+        const V affine = 1.0 / max(exit_rate(interior), one);
         const V rest = 1.0 - affine;
         const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
         const V weight = select(damped_, affine * affine, one);
@@ -347,7 +347,7 @@ private:
     }
 
     void step(const M& interior) {
-        const V length = kStepShare / max(exit_rate(), broadcast<W>(1.0));
+        const V length = kStepShare / max(exit_rate(interior), broadcast<W>(1.0));
         const V a = select(interior, length, V{});
         for (Int j = 0; j < plan_.n(); ++j) {
             w_.x[j] = advance(interior, w_.x[j], a, w_.dx[j]);
@@ -524,11 +524,6 @@ private:
         state.kept_residual = residual(lane);
         state.polish_steps = 0;
         state.phase = Phase::polish;
-        // Newton's residuals are those of (Proj_K(v), Proj_K(v) - v).
-        for (Int i = 0; i < plan_.m(); ++i) set<W>(w_.s[i], lane, get<W>(w_.s[i], lane) - get<W>(w_.z[i], lane));
-        M only = no_lane<W>();
-        set_mask<W>(only, lane, true);
-        Cones<W>::project(plan_, w_, w_.s, w_.z, only);
         set_mask<W>(moved_, lane, true);
     }
 
@@ -558,6 +553,12 @@ private:
 
     // Products and residuals at points that were moved by other means than a step.
     void revisit() {
+        const M kept = moved_ & in_phase(Phase::polish);
+        if (any(kept)) {
+            // Newton's residuals are those of (Proj_K(v), Proj_K(v) - v).
+            for (Int i = 0; i < plan_.m(); ++i) w_.s[i] = select(kept, w_.s[i] - w_.z[i], w_.s[i]);
+            Cones<W>::project(plan_, w_, w_.s, w_.z, kept);
+        }
         Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
         for (int lane = 0; lane < W; ++lane) {
             if (!get_mask<W>(moved_, lane)) continue;

@@ -40,7 +40,7 @@ private:
         kkt_.exponents.assign(cones.exponential, 0.0);
         kkt_.exponents.insert(kkt_.exponents.end(), cones.power.begin(), cones.power.end());
         for (std::size_t i = 0; i < kkt_.exponents.size(); ++i, row += 3) expand(row, 3);
-        kkt_.cone_numbers += 9 * static_cast<Int>(kkt_.exponents.size());
+        kkt_.cone_numbers += kBoundaryNumbers * static_cast<Int>(kkt_.exponents.size());
     }
 
     void expand(Int row, Int dim) {

@@ -24,6 +24,9 @@
 
 namespace convexlayers::plan {
 
+// What an exponential or power cone keeps: three eigenvectors, and a guess (lanes/cones/boundary.hpp).
+inline constexpr Int kBoundaryNumbers = 10;
+
 struct ExpandedBlock {
     Int row;         // first row
     Int first_node;  // its node

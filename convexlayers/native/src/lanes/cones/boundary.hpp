@@ -24,9 +24,6 @@
 // matrix has the form that a second-order cone's has (plan/kkt.hpp).
 #pragma once
 
-#include <initializer_list>
-#include <utility>
-
 #include "lanes/cones/spectrum.hpp"
 #include "lanes/dense.hpp"
 #include "lanes/functions.hpp"
@@ -213,9 +210,12 @@ struct BoundaryCone {
         if (exponent > 0) return power_shadow(exponent, s);
         // With l = log(-w / u), the three equations leave q + log(1 + q) = log(z / y) - x / y for q = -1 / (u y).
         const V inverse = 1.0 / s[1], ratio = s[0] * inverse, delta = F::log(s[2] * inverse) - ratio;
-        V q = 0.5 * delta;
-        // Concave, from the left: every step stays on that side.
-        for (int step = 0; step < 8; ++step) q = q - (q + F::log1p(q) - delta) / (1.0 + 1.0 / (1.0 + q));
+        // Halley's method; the first guess is off by at most 9 %, and two steps take it to rounding.
+        V q = max(delta - F::log1p(0.5 * delta), V{});
+        for (int step = 0; step < 2; ++step) {
+            const V bend = 1.0 / (1.0 + q), slope = 1.0 + bend, value = q + F::log1p(q) - delta;
+            q = q - 2.0 * value * slope / fma(2.0 * slope, slope, value * bend * bend);
+        }
         const V factor = 1.0 / q;
         return {-inverse * factor, inverse * factor * (2.0 * q - 1.0 + ratio), (1.0 + factor) / s[2]};
     }
@@ -277,14 +277,14 @@ struct BoundaryCone {
     }
 
     // 1 / the largest step that stays inside both cones, at least `rate`: halfway to where it leaves, a few times.
-    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate) {
+    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate, const M& lanes) {
         V step = 1.0 / max(rate, broadcast<W>(1.0));
         const auto inside = [&](const V& a) {
             T p, d;
             for (int i = 0; i < 3; ++i) p[i] = fma(a, ds[i], s[i]), d[i] = fma(a, dz[i], z[i]);
             return in_primal(exponent, p) & in_dual(exponent, d);
         };
-        M outside = negate<W>(inside(step));
+        M outside = lanes & negate<W>(inside(step));
         if (!any(outside)) return rate;
         V upper = step;
         for (int k = 0; k < 60 && any(outside); ++k) {
@@ -303,9 +303,10 @@ struct BoundaryCone {
 
     // -------------------------------------------------------------------------------------- projection
 
-    static void project(double exponent, V* s, V* z, const M& lanes) {
+    // guess: of what `find_pair` searches for, near the solution.
+    static void project(double exponent, V* s, V* z, const V& guess, const M& lanes) {
         const T v = load_three<W>(s);
-        const Pair pair = exponent > 0 ? power_pair(exponent, v) : exponential_pair(v);
+        const Pair pair = find_pair(exponent, v, guess, lanes);
         T point = select_three<W>(pair.flat, pair.flat_point, pair.s);
         point = select_three<W>(pair.outside, T{}, point);
         for (int i = 0; i < 3; ++i) {
@@ -316,9 +317,9 @@ struct BoundaryCone {
     }
 
     // H = M (I - M)^-1 at v = s - z, clipped as `curved_spectrum` does.
-    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis) {
+    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis, const V& guess, const M& lanes) {
         const T v = {s[0] - z[0], s[1] - z[1], s[2] - z[2]};
-        const Pair pair = exponent > 0 ? power_pair(exponent, v) : exponential_pair(v);
+        const Pair pair = find_pair(exponent, v, guess, lanes);
         // Orthonormal (s, z, s x z).
         const T first = unit<W>(pair.s_ray);
         T second = unit<W>(pair.z_ray);
@@ -337,6 +338,19 @@ struct BoundaryCone {
         const T rest = select_three<W>(flat | whole | none, axis_rest, third);
         const T minus = select_three<W>(flat | whole | none, axis_minus, second);
         for (int i = 0; i < 3; ++i) basis[i] = plus[i], basis[3 + i] = rest[i], basis[6 + i] = minus[i];
+    }
+
+    // What `find_pair` searches for, from s = a p and z = c d: of the larger of the two, which is the more accurate.
+    static V find_guess(double exponent, const V* s, const V* z) {
+        const V one = broadcast<W>(1.0);
+        const V height_s = abs(s[2]), height_z = abs(z[2]);
+        if (exponent > 0) {
+            const M defined = (height_s > 0.0) & (height_z > 0.0);
+            return F::log(select(defined, height_s, one)) - F::log(select(defined, height_z, one));
+        }
+        const V size_s = max(max(abs(s[0]), abs(s[1])), height_s), size_z = max(max(abs(z[0]), abs(z[1])), height_z);
+        const V own = select(size_s < size_z, 1.0 - z[1] / select(z[0] < 0.0, z[0], -one), s[0] / select(s[1] > 0.0, s[1], one));
+        return own;
     }
 
 private:
@@ -372,22 +386,43 @@ private:
         return sqrt(sum);
     }
 
-    // Eigenvalues and eigenvectors of F'F by the rows of F, in descending order.
-    static void decompose(V* rows, H& spectrum, V* basis) {
-        Dense<W>::orthogonalize(3, rows, nullptr);
+    // Eigenvalues and eigenvectors of F'F by the rows of F, in descending order: one-sided Jacobi, as Dense has it, in
+    // registers.
+    static void decompose(const V* rows, H& spectrum, V* basis) {
+        T f[3] = {load_three<W>(rows), load_three<W>(rows + 3), load_three<W>(rows + 6)};
+        M turned = negate<W>(no_lane<W>());
+        for (int sweep = 0; sweep < Dense<W>::kMostSweeps && any(turned); ++sweep)
+            turned = turn(f[0], f[1]) | turn(f[0], f[2]) | turn(f[1], f[2]);
         V norms[3];
+        for (int i = 0; i < 3; ++i) norms[i] = dot<W>(f[i], f[i]);
+        sort(0, 1, norms, f), sort(1, 2, norms, f), sort(0, 1, norms, f);
         for (int i = 0; i < 3; ++i) {
-            const T row = load_three<W>(rows + 3 * i);
-            norms[i] = dot<W>(row, row);
-            const T direction = unit<W>(row);
-            for (int k = 0; k < 3; ++k) basis[3 * i + k] = direction[k];
-        }
-        for (const auto& [i, j] : {std::pair{0, 1}, std::pair{1, 2}, std::pair{0, 1}}) {
-            const M swap = norms[i] < norms[j];
-            exchange(swap, norms[i], norms[j]);
-            for (int k = 0; k < 3; ++k) exchange(swap, basis[3 * i + k], basis[3 * j + k]);
+            const V inverse = 1.0 / sqrt(norms[i]);
+            for (int k = 0; k < 3; ++k) basis[3 * i + k] = f[i][k] * inverse;
         }
         spectrum = {norms[1], norms[0], norms[2], V{}};
+    }
+
+    // Makes two rows orthogonal; returns the lanes in which they were far from it.
+    static M turn(T& a, T& b) {
+        const V alpha = dot<W>(a, a), beta = dot<W>(b, b), gamma = dot<W>(a, b);
+        const V squared = gamma * gamma, sizes = alpha * beta;
+        const M needed = squared > Dense<W>::kParallel * sizes;
+        V c, s;
+        Dense<W>::angle(needed, beta - alpha, gamma, c, s);
+        for (int k = 0; k < 3; ++k) {
+            const V old = a[k];
+            a[k] = fnma(s, b[k], c * old);
+            b[k] = fma(s, old, c * b[k]);
+        }
+        return squared > Dense<W>::kNearlyParallel * sizes;
+    }
+
+    // Puts the larger of two first.
+    static void sort(int i, int j, V* norms, T* f) {
+        const M swap = norms[i] < norms[j];
+        exchange(swap, norms[i], norms[j]);
+        for (int k = 0; k < 3; ++k) exchange(swap, f[i][k], f[j][k]);
     }
 
     static void exchange(const M& mask, V& a, V& b) {
@@ -432,7 +467,50 @@ private:
         return {((1.0 + a) + 2.0 * a * r) * x, ((1.0 + b) + 2.0 * b * r) * y, select(s[2] > 0.0, -third, third)};
     }
 
-    static Pair exponential_pair(const T& v) {
+    // The multiples a of p(r) and c of d(r), from the first two of the three equations; returns 1 / D.
+    static V coefficients(const T& v, const V& r, V& a, V& c) {
+        const V inverse = 1.0 / fma(r, r, 1.0 - r);
+        a = fma(r - 1.0, v[0], v[1]) * inverse;
+        c = fnma(r, v[1], v[0]) * inverse;
+        return inverse;
+    }
+
+    // The root of the third equation, a exp(r) - c exp(-r) = v_2, whose left side increases between lower and upper:
+    // Newton's method, and bisection where a step would leave the bracket.
+    static V exponential_root(const T& v, V lower, V upper, const V& guess) {
+        V r = select((guess > lower) & (guess < upper), guess, 0.5 * (lower + upper));
+        V last = upper - lower;
+        M done = negate<W>(upper > lower);
+        for (int step = 0; step < kMostRootSteps && !all(done); ++step) {
+            V a, c;
+            const V inverse = coefficients(v, r, a, c), bend = fma(broadcast<W>(2.0), r, broadcast<W>(-1.0)) * inverse;
+            const V da = fnma(a, bend, v[0] * inverse), dc = -fma(c, bend, v[1] * inverse);
+            // Both divided by exp(|r|), so that nothing overflows.
+            const V decay = F::exp(-abs(r)), square = decay * decay;
+            const M left = r < 0.0;
+            const V up = select(left, square, broadcast<W>(1.0)), down = select(left, broadcast<W>(1.0), square);
+            const V value = fma(a, up, -fma(c, down, v[2] * decay));
+            const V slope = fma(a + da, up, (c - dc) * down);
+            lower = select(value < 0.0, r, lower);
+            upper = select(value < 0.0, upper, r);
+            const V newton = r - value / slope;
+            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper);
+            const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
+            const V rounding = kRootRounding * max(abs(r), broadcast<W>(1.0));
+            const M still = (length < 1e6 * rounding) & (length >= 0.5 * last);
+            const M finished = done | still | negate<W>(length > rounding);
+            r = select(done, r, next);
+            last = length;
+            done = finished;
+        }
+        return r;
+    }
+
+    static Pair find_pair(double exponent, const T& v, const V& guess, const M& lanes) {
+        return exponent > 0 ? power_pair(exponent, v, guess, lanes) : exponential_pair(v, guess, lanes);
+    }
+
+    static Pair exponential_pair(const T& v, const V& guess, const M& lanes) {
         const V one = broadcast<W>(1.0), zero{}, infinity = broadcast<W>(kUnbounded);
         Pair out;
         const M positive = v[1] > 0.0, negative = v[0] > 0.0;
@@ -453,21 +531,10 @@ private:
         V upper = min(select(v[0] < 0.0, from_a, infinity), select(v[1] > 0.0, from_c, infinity));
         lower = select(lower <= -kUnbounded, min(upper, zero) - kExponentRange, lower);
         upper = select(upper >= kUnbounded, max(lower, zero) + kExponentRange, upper);
-        const auto coefficients = [&](const V& r, V& a, V& c) {
-            const V D = 1.0 / fma(r, r, 1.0 - r);
-            a = fma(r - 1.0, v[0], v[1]) * D;
-            c = fnma(r, v[1], v[0]) * D;
-        };
-        const auto excess = [&](const V& r) {
-            V a, c;
-            coefficients(r, a, c);
-            const V decay = F::exp(-abs(r)), square = decay * decay, rest = v[2] * decay;
-            return select(r < 0.0, a * square - c - rest, a - c * square - rest);
-        };
-        const M solved = negate<W>(out.inside | out.outside | out.flat);
-        const V r = F::increasing_root(excess, select(solved, lower, zero), select(solved, max(lower, upper), zero));
+        const M solved = lanes & negate<W>(out.inside | out.outside | out.flat);
+        const V r = exponential_root(v, select(solved, lower, zero), select(solved, max(lower, upper), zero), guess);
         V a, c;
-        coefficients(r, a, c);
+        coefficients(v, r, a, c);
         a = max(a, zero), c = max(c, zero);
         const V decay = F::exp(-abs(r));
         const V height = select(r > 1.0, max(fma(c, decay, v[2]), zero), a * F::exp(min(r, one)));
@@ -491,7 +558,7 @@ private:
         return select(negative, conjugate, select(x == 0.0, 0.5 * log_product, direct));
     }
 
-    static Pair power_pair(double a, const T& v) {
+    static Pair power_pair(double a, const T& v, const V& guess, const M& lanes) {
         const double b = 1.0 - a;
         const V one = broadcast<W>(1.0), zero{};
         Pair out;
@@ -515,9 +582,9 @@ private:
             log_y = log_larger_root(y, log_r + log_rest + std::log(b));
             return log_r - a * log_x - b * log_y;
         };
-        const M solved = negate<W>(out.inside | out.outside | out.flat);
+        const M solved = lanes & negate<W>(out.inside | out.outside | out.flat);
         const V limit = select(solved, broadcast<W>(kLogitLimit), zero);
-        point(F::increasing_root(point, -limit, limit));
+        point(F::increasing_root(point, -limit, limit, guess));
         const V px = size * F::exp(log_x), py = size * F::exp(log_y), r = size * F::exp(log_r);
         const V sign = select(v[2] < 0.0, broadcast<W>(-1.0), one);
         out.s = out.s_ray = {px, py, sign * r};
@@ -542,6 +609,8 @@ private:
     }
 
     static constexpr double kUnbounded = 1e300;
+    static constexpr int kMostRootSteps = 200;
+    static constexpr double kRootRounding = 4.5e-16;
     static constexpr double kExponentRange = 1400.0;
     static constexpr double kLogitLimit = 700.0;
 };
