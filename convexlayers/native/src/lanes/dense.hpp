@@ -40,7 +40,9 @@ struct Dense {
     // Turns the rows of B (p of them) until they are orthogonal to each other; the rows of C, if there is one, turn along.
     // With B = M', that is one-sided Jacobi on the columns of M.
     static void orthogonalize(Int p, V* B, V* C) {
-        for (int sweep = 0; sweep < kMostSweeps; ++sweep) {
+        // Lanes that have converged stay as they are while others go on.
+        M open = negate<W>(no_lane<W>());
+        for (int sweep = 0; sweep < kMostSweeps && any(open); ++sweep) {
             M turned = no_lane<W>();
             for (Int i = 0; i + 1 < p; ++i)
                 for (Int j = i + 1; j < p; ++j) {
@@ -51,7 +53,7 @@ struct Dense {
                         beta = fma(b[k], b[k], beta);
                         gamma = fma(a[k], b[k], gamma);
                     }
-                    const M needed = gamma * gamma > kParallel * alpha * beta;
+                    const M needed = open & (gamma * gamma > kParallel * alpha * beta);
                     if (!any(needed)) continue;
                     turned = turned | (gamma * gamma > kNearlyParallel * alpha * beta);
                     V c, s;
@@ -59,7 +61,7 @@ struct Dense {
                     turn(p, c, s, a, b);
                     if (C != nullptr) turn(p, c, s, C + i * p, C + j * p);
                 }
-            if (!any(turned)) return;
+            open = open & turned;
         }
     }
 
