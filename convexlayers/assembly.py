@@ -104,6 +104,18 @@ def dense_cone_program(n: int, has_P: bool, cones: Cones) -> ParametrizedConePro
     return assembly.finish(cones, "cone program")
 
 
+@lru_cache(maxsize=128)
+def numbers_program(structure: Structure) -> ParametrizedConeProgram:
+    """The program on a structure whose only parameter is its vector of numbers."""
+    return ParametrizedConeProgram(
+        structure=structure,
+        map=AffineMap(np.zeros(structure.size), [SparseMap.identity(structure.size)]),
+        blocks=(Block(0),),
+        parameters=(ParameterInfo(0, "numbers", (structure.size,)),),
+        title="cone program",
+    )
+
+
 def _pattern(positions: list[tuple[np.ndarray, np.ndarray]], height: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct positions, sorted by column, then row."""
     height = max(height, 1)

@@ -93,7 +93,7 @@ class SolveFunction(torch.autograd.Function):
     @staticmethod
     def forward(call: Call, *values: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         call.theta = tuple([row for row in call.rows(values) if row is not None])
-        call.solution = call.plan.solve(call.theta)
+        call.solution = call.plan.answer(call.theta)
         return call.outputs()
 
     @staticmethod

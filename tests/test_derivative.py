@@ -86,8 +86,8 @@ def test_the_check_notices_wrong_derivatives():
     class Spoilt(Exact):
         block = "P"
 
-        def adjoint(self, program, x, s, z, cotangents):
-            grad, report = super().adjoint(program, x, s, z, cotangents)
+        def adjoint(self, program, x, s, z, cotangents, context):
+            grad, report = super().adjoint(program, x, s, z, cotangents, context)
             where = program.structure.slices[self.block]
             grad[:, where] = grad[:, where] * 1.0001
             return grad, report

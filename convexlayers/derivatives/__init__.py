@@ -1,6 +1,6 @@
 """Derivative strategies: frozen values that any engine can use, since they ask only for (x, s, z)."""
 
-from convexlayers.derivatives.base import Cotangents, Derivative, Tangents
+from convexlayers.derivatives.base import Context, Cotangents, Derivative, Tangents
 from convexlayers.derivatives.exact import Exact
 
-__all__ = ["Cotangents", "Derivative", "Exact", "Tangents"]
+__all__ = ["Context", "Cotangents", "Derivative", "Exact", "Tangents"]

@@ -228,6 +228,10 @@ class NativePlan(Plan):
             self._core = core_plan(self.program)
         return self._core
 
+    @property
+    def resolving_engine(self) -> "Native":
+        return self.engine
+
     def describe(self) -> dict[str, int]:
         """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
         return self.core.describe()
