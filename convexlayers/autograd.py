@@ -179,7 +179,7 @@ def warn_of_residual(report: DerivativeReport) -> None:
     """Announce derivatives whose linear system has no solution, or was not solved accurately."""
     if report.residual is None or report.all_accurate:
         return
-    large = torch.nan_to_num(report.residual) > RESIDUAL_WORTH_A_WARNING
+    large = report.residual > RESIDUAL_WORTH_A_WARNING
     number = int(large.sum())
     if number == 0:
         return

@@ -2,5 +2,6 @@
 
 from convexlayers.derivatives.base import Context, Cotangents, Derivative, Tangents
 from convexlayers.derivatives.exact import Exact
+from convexlayers.derivatives.smoothed import Smoothed
 
-__all__ = ["Context", "Cotangents", "Derivative", "Exact", "Tangents"]
+__all__ = ["Context", "Cotangents", "Derivative", "Exact", "Smoothed", "Tangents"]
