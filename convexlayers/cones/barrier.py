@@ -13,8 +13,9 @@ symmetric with eigenvalues in (0, 1). This is the smoothing of Chen and Tseng, "
 solving semidefinite complementarity problems" (2003), and of Fukushima, Luo and Tseng, "Smoothing functions for
 second-order-cone complementarity problems" (2002).
 
-On eigenvalues: where f is a sum of -log over the eigenvalues of a Jordan algebra, s and v have the same eigenvectors and
-sigma - w / sigma = lambda, so sigma = phi(lambda) and zeta = w / sigma, its own mirror image, zeta = phi(-lambda), with
+On eigenvalues: where f is a sum of -log over the eigenvalues of a Jordan algebra, s and v have the same eigenvectors
+and sigma - w / sigma = lambda, so sigma = phi(lambda) and zeta = w / sigma, its own mirror image, zeta = phi(-lambda),
+with
 
     phi(l) = (l + sqrt(l^2 + 4 w)) / 2,    phi' = sigma / (sigma + zeta).
 
@@ -24,11 +25,12 @@ The divided difference that couples two eigenvalues is, since l1 - l2 = (sigma1 
 
 which is phi' for equal ones: no difference is taken, and nothing cancels.
 
-In three dimensions: barriers of the exponential and the power cone come as gradient and factor, D2f = F F', and Newton's
-method finds s. They are logarithmically homogeneous, f(c s) = f(s) - nu log c, so s(v, w) = sqrt(w) s(v / sqrt(w), 1):
-one weight is enough. 1/2 |s - u|^2 + f(s) is self-concordant, so that with the decrement d a step of 1 / (1 + d) stays
-inside the cone and decreases it (Nesterov and Nemirovskii, "Interior-point polynomial algorithms in convex programming",
-1994). The eigenvalues of D2f are the squares of the singular values of F, which keep twice the digits.
+In three dimensions: barriers of the exponential and the power cone come as gradient and factor, D2f = F F', and
+Newton's method finds s. They are logarithmically homogeneous, f(c s) = f(s) - nu log c, so s(v, w) = sqrt(w) s(v /
+sqrt(w), 1): one weight is enough. 1/2 |s - u|^2 + f(s) is self-concordant, so that with the decrement d a step of 1 /
+(1 + d) stays inside the cone and decreases it (Nesterov and Nemirovskii, "Interior-point polynomial algorithms in
+convex programming", 1994). The eigenvalues of D2f are the squares of the singular values of F, which keep twice the
+digits.
 """
 
 from abc import abstractmethod
@@ -85,7 +87,7 @@ class BarrierCone(Cone):
 
     @abstractmethod
     def barrier(self, s: Tensor, z: Tensor | None = None) -> Local:
-        """The barrier at s; if z = -grad f(s) is given, it is used where it knows the distance to the boundary better."""
+        """The barrier at s; z = -grad f(s), if given, knows the distance to the boundary better."""
 
     @abstractmethod
     def center(self, like: Tensor) -> Tensor:

@@ -162,7 +162,8 @@ class Cones:
         parts = [group.cone.smooth(group.split(v), weight.unsqueeze(-1)) for group in self.groups]
         if not parts:
             return v.clone(), v.clone(), self.spectrum(v)
-        s, z = (torch.cat([part[k].flatten(-2) for part in parts], dim=-1) for k in (0, 1))
+        s = torch.cat([part[0].flatten(-2) for part in parts], dim=-1)
+        z = torch.cat([part[1].flatten(-2) for part in parts], dim=-1)
         return s, z, self._joined([part[2] for part in parts])
 
     @cached_property

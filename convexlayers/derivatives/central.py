@@ -6,12 +6,12 @@ With z = -mu grad f(s) its conditions are those of the cone program but for comp
 
     P x + A'z + q = 0,    A x + s = b,    s = s(v), z = z(v) = s - v,
 
-where s(v) is the proximal map of mu f (cones/barrier.py), which takes the place of the projection. They are equations in
-(x, v), v = s - z, without inequalities: every v gives s and z inside the cones, exactly on the path of mu, and only the
-two linear equations remain to be reached. Newton's method on them has the derivative's own matrix (refine.py), which is
-regular wherever [P; A] has full column rank and the equalities are independent, so that its direction always lowers the
-sum of squares of the residual; halving the step until it does makes the method converge from any start. The start is the
-solution itself, on the path of mu = 0.
+where s(v) is the proximal map of mu f (cones/barrier.py), which takes the place of the projection. They are equations
+in (x, v), v = s - z, without inequalities: every v gives s and z inside the cones, exactly on the path of mu, and only
+the two linear equations remain to be reached. Newton's method on them has the derivative's own matrix (refine.py),
+which is regular wherever [P; A] has full column rank and the equalities are independent, so that its direction always
+lowers the sum of squares of the residual; halving the step until it does makes the method converge from any start. The
+start is the solution itself, on the path of mu = 0.
 """
 
 from dataclasses import dataclass

@@ -1,7 +1,8 @@
 """The linear algebra that every derivative by the implicit function theorem shares; exact.py has the derivation.
 
-A point is given by (x, s, z) with s a function of v = s - z and M = ds/dv, 0 <= M <= I, by its spectrum: M = D Proj_K(v)
-at a solution (exact.py), M = (I + mu D2f(s))^-1 on the central path (smoothed.py). The conditions are the same.
+A point is given by (x, s, z) with s a function of v = s - z and M = ds/dv, 0 <= M <= I, by its spectrum: M = D
+Proj_K(v) at a solution (exact.py), M = (I + mu D2f(s))^-1 on the central path (smoothed.py). The conditions are the
+same.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
-from convexlayers.derivatives.base import Cotangents, Tangents
+from convexlayers.derivatives.base import Cotangents
 from convexlayers.derivatives.kkt import assemble, factor, solve
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
@@ -103,6 +104,9 @@ def _entries(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 
 def join_reports(reports: Sequence[DerivativeReport]) -> DerivativeReport:
     """The report of a batch from those of its chunks."""
-    fields = ("residual", "rank_deficient", "locally_constant")
-    found = {name: [part for report in reports if (part := getattr(report, name)) is not None] for name in fields}
-    return DerivativeReport(**{name: torch.cat(parts) for name, parts in found.items() if parts})
+    joined = DerivativeReport()
+    for name in ("residual", "rank_deficient", "locally_constant"):
+        parts = [part for report in reports if (part := getattr(report, name)) is not None]
+        if parts:
+            setattr(joined, name, torch.cat(parts))
+    return joined

@@ -1,7 +1,7 @@
 """The symmetric linear system of the derivative: assembled dense and batched, factored, solved and refined.
 
-With M = ds/dv = Q diag(mu) Q' (D Proj_K(v), or its smooth counterpart), nu = 1 - mu and S = diag(sqrt(nu)), write dz = Q S w. The differentiated
-conditions (exact.py) become
+With M = ds/dv = Q diag(mu) Q' (D Proj_K(v), or its smooth counterpart), nu = 1 - mu and S = diag(sqrt(nu)), write dz =
+Q S w. The differentiated conditions (exact.py) become
 
     [ P    A~'       ] [dx]   [ r1      ]
     [ A~  -diag(mu)  ] [w ] = [ S Q' r2 ],      A~ = S Q' A.

@@ -1,21 +1,22 @@
 """The derivative of the central path, in place of a solution that does not move or has no derivative.
 
-x_mu = argmin 1/2 x'Px + q'x + mu f(s), Ax + s = b, with the barrier f of K (central.py says how it is found), is a smooth
-function of P, q, A, b wherever it exists. Its conditions are those of the cone program with s = s(v), the proximal map of
-mu f, for Proj_K(v), so its derivative is that of exact.py with
+x_mu = argmin 1/2 x'Px + q'x + mu f(s), Ax + s = b, with the barrier f of K (central.py says how it is found), is a
+smooth function of P, q, A, b wherever it exists. Its conditions are those of the cone program with s = s(v), the
+proximal map of mu f, for Proj_K(v), so its derivative is that of exact.py with
 
     M = ds/dv = (I + mu D2f(s))^-1    for    M = D Proj_K(v),
 
-that is H = M (I - M)^-1 = (mu D2f(s))^-1, the scaling matrix of an interior-point method at that point. The eigenvalues of M
-lie strictly between 0 and 1: at a vertex, where the exact derivative in q is zero, this one is about mu over the square of
-the multipliers, and at a weakly active constraint, s_i = z_i = sqrt(mu), it is 1/2.
+that is H = M (I - M)^-1 = (mu D2f(s))^-1, the scaling matrix of an interior-point method at that point. The eigenvalues
+of M lie strictly between 0 and 1: at a vertex, where the exact derivative in q is zero, this one is about mu over the
+square of the multipliers, and at a weakly active constraint, s_i = z_i = sqrt(mu), it is 1/2.
 
-The objective 1/2 x'Px + q'x + offset is not minimal at x_mu, so the envelope theorem does not hold; with g its cotangent,
+The objective 1/2 x'Px + q'x + offset is not minimal at x_mu, so the envelope theorem does not hold; with g its
+cotangent,
 
     g d(objective) = g (Px + q)'dx + g (1/2 x'dP x + dq'x + d(offset)).
 
-Units: barriers change by a constant if a cone is scaled as a whole, so with the objective in units of omega (scaling.py)
-mu f is mu / omega f.
+Units: barriers change by a constant if a cone is scaled as a whole, so with the objective in units of omega
+(scaling.py) mu f is mu / omega f.
 """
 
 from dataclasses import dataclass
