@@ -173,6 +173,14 @@ class Cones:
         groups = [group for group in self.groups if not isinstance(group.cone, Zero | Nonnegative)]
         return np.concatenate(linear + [group.start + group.cone.dim * np.arange(group.count) for group in groups])
 
+    def largest(self, v: Tensor) -> Tensor:
+        """Largest absolute entry of each cone, (..., m) to (..., len(heads))."""
+        parts = [v[..., : self.zero + self.nonnegative].abs()]
+        for group in self.groups:
+            if not isinstance(group.cone, Zero | Nonnegative):
+                parts.append(group.split(v).abs().amax(-1))
+        return torch.cat(parts, dim=-1)
+
     def margin(self, v: Tensor) -> Tensor:
         """How far each cone is from a kink of its projection, (..., m) to (..., len(heads)); see `Cone.margin`."""
         parts = [group.cone.margin(group.split(v)) for group in self.groups]

@@ -2,6 +2,7 @@
 
 from convexlayers.derivatives.base import Context, Cotangents, Derivative, Tangents
 from convexlayers.derivatives.exact import Exact
+from convexlayers.derivatives.perturbed import Perturbed
 from convexlayers.derivatives.smoothed import Smoothed
 
-__all__ = ["Context", "Cotangents", "Derivative", "Exact", "Smoothed", "Tangents"]
+__all__ = ["Context", "Cotangents", "Derivative", "Exact", "Perturbed", "Smoothed", "Tangents"]

@@ -175,6 +175,7 @@ class _Elements:
         self.threads = thread_count(plan.engine)
         self.residual = torch.empty(self.batch, dtype=torch.float64)
         self.singular = torch.empty(self.batch, dtype=torch.bool)
+        self.constant = torch.empty(self.batch, dtype=torch.bool)
         self.all = state.own is None and solution.all_solved
         if not self.all:
             solved = solution.solved.cpu()
@@ -182,6 +183,7 @@ class _Elements:
             self.indices, self.others = ((solved & part).nonzero().squeeze(-1) for part in (own, ~own))
             self.residual.fill_(float("nan"))
             self.singular.fill_(False)
+            self.constant.fill_(False)
 
     @property
     def list(self) -> tuple[int, int]:
@@ -302,9 +304,11 @@ class NativePlan(Plan):
         ]
         largest = self.core.adjoint(
             elements.blocks, elements.at, *elements.list,
-            tuple([0 if part is None else part.data_ptr() for part in given]), targets, *elements.report,
+            tuple([0 if part is None else part.data_ptr() for part in given]), targets, elements.constant.data_ptr(),
+            *elements.report,
         )  # fmt: skip
         elements.write_report(solution, largest)
+        solution.report.locally_constant = elements.constant.to(elements.device)
         if elements.device.type != "cpu":
             grads = [None if grad is None else grad.to(elements.device) for grad in grads]
         left = elements.left_over(largest)
