@@ -1,8 +1,8 @@
 """Strict complementarity, measured: which constraints hold with equality, and by how much they do or do not.
 
 With v = s - z the solution is s = Proj_K(v), and it has a derivative where v is not on a kink of the projection: for an
-inequality where s_i > 0 or z_i > 0. The margin is the distance to the nearest kink, with the numbers in units of size one
-(scaling.py), so that slacks and multipliers can be compared.
+inequality where s_i > 0 or z_i > 0. The margin is the distance to the nearest kink, with the numbers in units of size
+one (scaling.py), so that slacks and multipliers can be compared.
 """
 
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from torch import Tensor
 from convexlayers.scaling import find_scaling
 from convexlayers.solution import Solution
 
-# A constraint with a smaller margin is weakly active. An interior-point method leaves s_i = z_i = sqrt(gap) there, about
-# 1e-5 at the default tolerance.
+# A constraint with a smaller margin is weakly active. An interior-point method leaves s_i = z_i = sqrt(gap) there, 1e-5
+# or so at the default tolerance where nothing refines it.
 WEAK = 2e-5
 
 

@@ -64,7 +64,7 @@ class BatchSolution:
 
     @property
     def derivative_report(self) -> DerivativeReport:
-        """Residual, rank deficiency and local constancy of the last derivative, one entry per element; empty before backward."""
+        """What is known of the last derivative, one entry per element; empty before backward."""
         return self.cone_solution.report
 
     def raise_for_status(self) -> None:

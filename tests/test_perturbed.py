@@ -135,7 +135,7 @@ def test_the_optimal_value_goes_by_the_envelope_theorem():
 
 @pytest.mark.parametrize("solver", ["native", "clarabel"])
 def test_directions_at_a_vertex(solver):
-    """Lowest of three: exact zero; with q moved by tau max|q| = 1.5 towards another entry, the difference of vertices."""
+    """Lowest of three: exact zero; with q moved by tau max|q| = 1.5 to another one, the difference of vertices."""
     c = torch.tensor([1.0, 2.0, 3.0], dtype=DOUBLE, requires_grad=True)
     solution = top_k(c, cl.Exact(), solver)
     assert torch.autograd.grad(-solution.x[1], c)[0].abs().max() <= 1e-12

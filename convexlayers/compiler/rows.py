@@ -1,16 +1,15 @@
 """Which of the user's constraints the rows of the cone program are.
 
-A constraint of the user's keeps an id that can be followed through CVXPY's reductions. All other rows were introduced on
-the way: by an attribute of a variable, which they contain and nothing else, or by an atom, together with variables that
-the user does not know. Those lead back to whom they were introduced for: the objective or constraint that they stand in,
-directly or through other such rows.
+A constraint of the user's keeps an id that can be followed through CVXPY's reductions. All other rows were introduced
+on the way: by an attribute of a variable, which they contain and nothing else, or by an atom, together with variables
+that the user does not know. Those lead back to whom they were introduced for: the objective or constraint that they
+stand in, directly or through other such rows.
 """
 
 from collections.abc import Iterable
 from typing import Any
 
 import cvxpy as cp
-import numpy as np
 from cvxpy.constraints.psd import PSD
 
 from convexlayers.compiler.canonicalize import Canonical
@@ -25,13 +24,14 @@ LONGEST_LABEL = 80
 def describe_rows(problem: cp.Problem, canonical: Canonical, row_maps: dict[int, RowMap]) -> tuple[RowGroup, ...]:
     """The rows of every cone constraint under the user's name for it."""
     final = {canonical.constraint_ids[constraint.id]: constraint for constraint in problem.constraints}
-    owners = _owners(canonical, {key: _label(constraint) for key, constraint in final.items()}, _known(canonical, problem))
+    labels = {key: _label(constraint) for key, constraint in final.items()}
+    owners = _owners(canonical, labels, _known(canonical, problem))
     declared = _declared(problem, canonical)
     groups = []
     for stuffed in canonical.stuffed.constraints:
         names = {variable.id for variable in stuffed.variables()}
         if stuffed.id in final:
-            label = _label(final[stuffed.id])
+            label = labels[stuffed.id]
         elif len(names) == 1 and names <= declared.keys():
             label = declared[names.pop()]
         else:

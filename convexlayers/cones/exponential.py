@@ -165,16 +165,17 @@ class Exponential(BarrierCone):
         margin = torch.minimum(s.norm(dim=-1), (s - v).norm(dim=-1))
         x, y, z = v.unbind(-1)
         # Inside K and inside its polar: psi over its slope is the distance to the boundary, to first order.
-        margin = torch.where(inside(v), _depth(x, y, z), margin)
-        margin = torch.where(inside_polar(v), _depth(v[..., 1] - v[..., 0], -v[..., 0], -z), margin)
+        margin = torch.where(inside(v), _depth(x, y, z, 1.0), margin)
+        # (u, v, w) in K* says (u - v, -u, w) in K, and psi = -u log(w / -u) - u + v has the slope -log(w / -u) in u.
+        margin = torch.where(inside_polar(v), _depth(y - x, x, -z, 0.0), margin)
         face = (x <= 0) & (y <= 0) & ~inside_polar(v) & ~inside(v)
         return torch.where(face, torch.minimum(torch.minimum(x.abs(), y.abs()), z.abs()), margin)
 
 
-def _depth(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-    """Distance of a point of K to its boundary, to first order; (u, v, w) in K* is (u - v, -u, w) in K."""
+def _depth(x: Tensor, y: Tensor, z: Tensor, shift: float) -> Tensor:
+    """psi over its slope, where that in the second direction is log(z / y) less the shift; 0 on the edge y = 0."""
     safe_y, safe_z = (torch.where(part > 0, part, torch.ones_like(part)) for part in (y, z))
     ratio = torch.log(safe_z / safe_y)
-    slope = torch.sqrt(1 + (ratio - 1) ** 2 + (safe_y / safe_z) ** 2)
+    slope = torch.sqrt(1 + (ratio - shift) ** 2 + (safe_y / safe_z) ** 2)
     inner = (safe_y * ratio - x).clamp(min=0) / slope
     return torch.where((y > 0) & (z > 0), inner, torch.zeros_like(x))

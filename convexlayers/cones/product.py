@@ -183,9 +183,11 @@ class Cones:
 
     def margin(self, v: Tensor) -> Tensor:
         """How far each cone is from a kink of its projection, (..., m) to (..., len(heads)); see `Cone.margin`."""
-        parts = [group.cone.margin(group.split(v)) for group in self.groups]
-        rows = v.shape[:-1]
-        return torch.cat([part.reshape(*rows, -1) for part in parts], dim=-1) if parts else v.clone()
+        parts = []
+        for group in self.groups:
+            part = group.cone.margin(group.split(v))
+            parts.append(part.flatten(-2) if isinstance(group.cone, Zero | Nonnegative) else part)
+        return torch.cat(parts, dim=-1) if parts else v.clone()
 
     def describe(self) -> str:
         """The cones in words, empty kinds left out."""

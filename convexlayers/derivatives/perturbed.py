@@ -55,14 +55,16 @@ class Perturbed(Derivative):
     """Differences of solutions of perturbed problems (LPGD): useful where the exact derivative is zero.
 
     The forward pass returns the solution. The backward pass solves two more problems (one with a side other than
-    "average"), moved along the incoming gradient and against it. As tau goes to zero the result is the exact derivative,
-    where there is one. Forward mode takes differences along the tangent of the data; for finite tau it is not the
-    transpose of the reverse mode.
+    "average"), moved along the incoming gradient and against it. As tau goes to zero the result is the exact
+    derivative, where there is one. Forward mode takes differences along the tangent of the data; for finite tau it is
+    not the transpose of the reverse mode.
 
     Args:
         tau: size of the perturbation relative to the terms of the optimality conditions, per element: the result does
-            not depend on the size of the incoming gradient but by the factor. Larger sees vertices that are further away.
-        rho: weight of the distance to the solution, relative as well: 0 is none; with it perturbed problems are bounded.
+            not depend on the size of the incoming gradient but by the factor. Larger sees vertices that are further
+            away.
+        rho: weight of the distance to the solution, relative as well: 0 is none; with it perturbed problems are
+            bounded.
         side: "average" of both sides, "lower" (along the incoming gradient) or "upper" (against it).
 
     A side whose problem has no solution is left out; without any, the derivative of that element is zero, its residual
@@ -144,8 +146,8 @@ class Perturbed(Derivative):
         for k, sign in enumerate(signs):
             side = slice(k * len(moving), (k + 1) * len(moving))
             solved = found.solved[side]
-            reached = tuple(v[side][solved] for v in (found.x, found.s, found.z))
-            ends.put(moving[solved], sign, reached, t[solved])
+            x, s, z = (v[side][solved] for v in (found.x, found.s, found.z))
+            ends.put(moving[solved], sign, (x, s, z), t[solved])
         return ends
 
     def _near(self, program: ConeProgram, x: Tensor, rho: Tensor, sides: int) -> ConeProgram:
