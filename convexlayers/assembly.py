@@ -104,7 +104,7 @@ def dense_cone_program(n: int, has_P: bool, cones: Cones) -> ParametrizedConePro
     return assembly.finish(cones, "cone program")
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def numbers_program(structure: Structure) -> ParametrizedConeProgram:
     """The program on a structure whose only parameter is its vector of numbers."""
     return ParametrizedConeProgram(
@@ -116,7 +116,7 @@ def numbers_program(structure: Structure) -> ParametrizedConeProgram:
     )
 
 
-@lru_cache(maxsize=128)
+@lru_cache(maxsize=32)
 def add_diagonal(structure: Structure) -> tuple[Structure, np.ndarray, np.ndarray]:
     """The structure with every entry of P's diagonal.
 

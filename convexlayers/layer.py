@@ -47,7 +47,7 @@ class ConvexLayer(torch.nn.Module):
         variables: what to return: variables of the problem or `constraint.dual_variables[k]`.
         solver: "auto" (native for the cones it has, else clarabel), "native", "clarabel", "scs", "diffcp", or an engine
             object.
-        derivative: a derivative strategy, by default `Exact()`.
+        derivative: a derivative strategy: `Exact()`, the default, `Smoothed(mu)` or `Perturbed(tau)`.
         on_failure: "raise" (SolverError if any element is not solved) or "nan" (NaN in the outputs of such elements,
             zero in their gradients, the others as if they were alone).
         gp: whether the problem is a geometric program.

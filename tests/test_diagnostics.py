@@ -29,7 +29,10 @@ both_engines = pytest.mark.parametrize("solver", ["native", "clarabel"])
 
 @pytest.mark.parametrize("cones", CASES.values(), ids=CASES.keys())
 def test_projections_are_smooth_within_the_margin(cones):
-    """Along any direction the projection's derivative does not jump before the margin: checked at half of it."""
+    """Along any direction the projection's derivative does not jump before the margin, checked at a tenth of it.
+
+    A kink is a jump; elsewhere the derivative changes by a step over the distance, here of the order of 1e-6.
+    """
     v = Sampler.seeded((40,), 1).normal(cones.rows)
     margin = torch.cat([cones.margin(v), torch.full((40, 1), math.inf, dtype=DOUBLE)], dim=-1).amin(-1)
     if bool(margin.isinf().all()):
@@ -41,11 +44,9 @@ def test_projections_are_smooth_within_the_margin(cones):
         spectrum = cones.spectrum(at)
         return spectrum.basis.unrotate(spectrum.mu.unsqueeze(-1) * spectrum.basis.rotate(eye))
 
-    short = 1e-6 * margin.unsqueeze(-1)
+    assert bool((margin > 0).all())
     near, far = (derivative(v + k * margin.unsqueeze(-1) * d) for k in (0.1, 0.1 + 1e-6))
-    # A kink is a jump of the derivative; elsewhere it changes by the step over the distance, 1e-6 / 0.9.
     assert float((near - far).abs().amax()) <= 1e-4
-    assert bool((short > 0).all())
 
 
 @pytest.mark.parametrize(
