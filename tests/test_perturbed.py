@@ -221,7 +221,7 @@ def test_unbounded_sides_are_left_out_and_announced():
     assert grad.item() == pytest.approx(0.0, abs=1e-6)
     assert solution.derivative_report.residual.tolist() == [0]
     solution = cl.solve_lp(q, lb=0.0, derivative=Perturbed(2.0, side="upper"))
-    with pytest.warns(DerivativeWarning):
+    with pytest.warns(DerivativeWarning, match="lower tau"):
         (grad,) = torch.autograd.grad(solution.x.sum(), q)
     assert grad.item() == 0
     assert solution.derivative_report.residual.tolist() == [math.inf]

@@ -1,7 +1,9 @@
 """Smoothed: the central path is found, in the user's units, and the derivative is that of what is returned."""
 
 import math
+import pickle
 
+import cvxpy as cp
 import pytest
 import torch
 
@@ -260,6 +262,52 @@ def test_a_vertex_gets_a_direction(solver):
         assert bool(x[1] > 0.99) == moves
 
 
+def layer_gradient_and_difference(layer, values, step):
+    """Of a weighted sum of the outputs in the first value, by the layer and by differences of fourth order."""
+    leaf = values[0].clone().requires_grad_()
+    outputs = layer(leaf, *values[1:])
+    sampler = Sampler.seeded((), 5)
+    w, d = [sampler.normal(*out.shape) for out in outputs], sampler.normal(*leaf.shape)
+
+    def loss(moved):
+        return sum((a * b).sum() for a, b in zip(w, layer(moved, *values[1:]), strict=True))
+
+    (grad,) = torch.autograd.grad(loss(leaf), leaf)
+    at = {k: float(loss((leaf + k * step * d).detach())) for k in (-2, -1, 1, 2)}
+    return float((grad * d).sum()), (8 * (at[1] - at[-1]) - (at[2] - at[-2])) / (12 * step)
+
+
+def test_layers_of_every_kind():
+    """Duals, norms, entropies, matrices, geometric programs: what the layer returns has the derivative that it says."""
+    x, t = cp.Variable(3, name="x"), cp.Parameter(3, name="t")
+    S, C = cp.Variable((2, 2), PSD=True), cp.Parameter((2, 2), symmetric=True)
+    a, b, k = cp.Variable(pos=True), cp.Variable(pos=True), cp.Parameter(2, pos=True)
+    total = cp.sum(x) == 1
+    entropy = cp.Problem(cp.Maximize(t @ x + cp.sum(cp.entr(x))), [total, cp.norm(x) <= 0.8])
+    corner = cp.Problem(cp.Minimize(cp.norm1(x - t)), [total, x >= 0])
+    matrix = cp.Problem(cp.Minimize(cp.sum_squares(S - C)), [cp.trace(S) == 1])
+    geometric = cp.Problem(cp.Minimize(a + b), [a * b >= k[0], a <= k[1]])
+    point = torch.tensor([0.3, -0.2, 0.9], dtype=DOUBLE)
+    for problem, parameter, variables, value, gp in (
+        (entropy, t, [x, total.dual_variables[0]], point, False),
+        (corner, t, [x, total.dual_variables[0]], point, False),
+        (matrix, C, [S], torch.tensor([[1.0, 0.4], [0.4, -0.5]], dtype=DOUBLE), False),
+        (geometric, k, [a, b], torch.tensor([2.0, 1.0], dtype=DOUBLE), True),
+    ):
+        layer = cl.ConvexLayer(problem, [parameter], variables, derivative=cl.Smoothed(0.05), gp=gp, validate=False)
+        got, expected = layer_gradient_and_difference(layer, [value], 1e-4)
+        assert got == pytest.approx(expected, rel=1e-7)
+        assert pickle.loads(pickle.dumps(layer)).engine.derivative == cl.Smoothed(0.05)
+
+
+def test_single_precision_in_single_precision_out():
+    q = torch.tensor([1.0, 2.0], requires_grad=True)
+    solution = cl.solve_lp(q, A=torch.ones(1, 2), b=torch.ones(1), lb=0.0, derivative=cl.Smoothed(0.1))
+    solution.x[1].backward()
+    assert solution.x.dtype == q.grad.dtype == torch.float32
+    assert q.grad[1] < 0
+
+
 def test_constraints_without_interior_are_not_called_solved():
     """x <= 1 and x >= 1 have no central path; an element with one is left alone."""
     h = torch.tensor([[1.0, -1.0], [1.0, 0.0]], dtype=DOUBLE)
@@ -272,7 +320,7 @@ def test_constraints_without_interior_are_not_called_solved():
         (grad,) = torch.autograd.grad(solution.x.sum(), q)
         assert grad[0].item() == 0
         exact = cl.solve_lp(q, G, h, solver=solver, derivative=cl.Smoothed(forward="exact"))
-        with pytest.warns(DerivativeWarning):
+        with pytest.warns(DerivativeWarning, match="no interior"):
             (grad,) = torch.autograd.grad(exact.x.sum(), q)
         assert bool(grad.isfinite().all())
         assert exact.derivative_report.residual[0] > 1e-6
