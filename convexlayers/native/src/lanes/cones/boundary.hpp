@@ -390,9 +390,9 @@ private:
     // registers.
     static void decompose(const V* rows, H& spectrum, V* basis) {
         T f[3] = {load_three<W>(rows), load_three<W>(rows + 3), load_three<W>(rows + 6)};
-        M turned = negate<W>(no_lane<W>());
-        for (int sweep = 0; sweep < Dense<W>::kMostSweeps && any(turned); ++sweep)
-            turned = turn(f[0], f[1]) | turn(f[0], f[2]) | turn(f[1], f[2]);
+        M active = negate<W>(no_lane<W>());
+        for (int sweep = 0; sweep < Dense<W>::kMostSweeps && any(active); ++sweep)
+            active = turn(f[0], f[1], active) | turn(f[0], f[2], active) | turn(f[1], f[2], active);
         V norms[3];
         for (int i = 0; i < 3; ++i) norms[i] = dot<W>(f[i], f[i]);
         sort(0, 1, norms, f), sort(1, 2, norms, f), sort(0, 1, norms, f);
@@ -403,11 +403,11 @@ private:
         spectrum = {norms[1], norms[0], norms[2], V{}};
     }
 
-    // Makes two rows orthogonal; returns the lanes in which they were far from it.
-    static M turn(T& a, T& b) {
+    // Makes two rows orthogonal in the lanes that ask for it; returns those in which they were far from it.
+    static M turn(T& a, T& b, const M& lanes) {
         const V alpha = dot<W>(a, a), beta = dot<W>(b, b), gamma = dot<W>(a, b);
         const V squared = gamma * gamma, sizes = alpha * beta;
-        const M needed = squared > Dense<W>::kParallel * sizes;
+        const M needed = lanes & (squared > Dense<W>::kParallel * sizes);
         V c, s;
         Dense<W>::angle(needed, beta - alpha, gamma, c, s);
         for (int k = 0; k < 3; ++k) {
@@ -415,7 +415,7 @@ private:
             a[k] = fnma(s, b[k], c * old);
             b[k] = fma(s, old, c * b[k]);
         }
-        return squared > Dense<W>::kNearlyParallel * sizes;
+        return needed & (squared > Dense<W>::kNearlyParallel * sizes);
     }
 
     // Puts the larger of two first.
@@ -476,7 +476,7 @@ private:
     }
 
     // The root of the third equation, a exp(r) - c exp(-r) = v_2, whose left side increases between lower and upper:
-    // Newton's method, and bisection where a step would leave the bracket.
+    // Newton's method, and bisection where a step would leave the bracket or is not half as long as the one before.
     static V exponential_root(const T& v, V lower, V upper, const V& guess) {
         V r = select((guess > lower) & (guess < upper), guess, 0.5 * (lower + upper));
         V last = upper - lower;
@@ -493,12 +493,14 @@ private:
             const V slope = fma(a + da, up, (c - dc) * down);
             lower = select(value < 0.0, r, lower);
             upper = select(value < 0.0, upper, r);
-            const V newton = r - value / slope;
-            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper);
-            const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
+            const V newton = r - value / slope, newton_length = abs(newton - r);
             const V rounding = kRootRounding * max(abs(r), broadcast<W>(1.0));
-            const M still = (length < 1e6 * rounding) & (length >= 0.5 * last);
-            const M finished = done | still | negate<W>(length > rounding);
+            // Near the root rounding keeps steps from shrinking; far from it an exponential does, which falls by one step
+            // of length one at a time.
+            const M slow = newton_length >= 0.5 * last, still = slow & (newton_length < 1e6 * rounding);
+            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper) & (still | negate<W>(slow));
+            const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
+            const M finished = done | (inside & still) | negate<W>(length > rounding);
             r = select(done, r, next);
             last = length;
             done = finished;
