@@ -38,11 +38,11 @@ struct Dense {
     }
 
     // Turns the rows of B (p of them) until they are orthogonal to each other; the rows of C, if there is one, turn along.
-    // With B = M', that is one-sided Jacobi on the columns of M. A lane stops after its own last sweep: what it would
-    // still turn by in the sweeps of others is not nothing.
+    // With B = M', that is one-sided Jacobi on the columns of M.
     static void orthogonalize(Int p, V* B, V* C) {
-        M active = negate<W>(no_lane<W>());
-        for (int sweep = 0; sweep < kMostSweeps && any(active); ++sweep) {
+        // Lanes that have converged stay as they are while others go on.
+        M open = negate<W>(no_lane<W>());
+        for (int sweep = 0; sweep < kMostSweeps && any(open); ++sweep) {
             M turned = no_lane<W>();
             for (Int i = 0; i + 1 < p; ++i)
                 for (Int j = i + 1; j < p; ++j) {
@@ -53,15 +53,15 @@ struct Dense {
                         beta = fma(b[k], b[k], beta);
                         gamma = fma(a[k], b[k], gamma);
                     }
-                    const M needed = active & (gamma * gamma > kParallel * alpha * beta);
+                    const M needed = open & (gamma * gamma > kParallel * alpha * beta);
                     if (!any(needed)) continue;
-                    turned = turned | (needed & (gamma * gamma > kNearlyParallel * alpha * beta));
+                    turned = turned | (gamma * gamma > kNearlyParallel * alpha * beta);
                     V c, s;
                     angle(needed, beta - alpha, gamma, c, s);
                     turn(p, c, s, a, b);
                     if (C != nullptr) turn(p, c, s, C + i * p, C + j * p);
                 }
-            active = turned;
+            open = open & turned;
         }
     }
 

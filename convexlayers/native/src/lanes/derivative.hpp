@@ -44,7 +44,7 @@ class Derivative {
 
 public:
     Derivative(const Plan& plan, const Values* values, const Solutions& at, const Reports& reports)
-        : plan_(plan), values_(values), at_(at), reports_(reports), w_(plan, true) {}
+        : plan_(plan), values_(values), at_(at), reports_(reports), w_(plan, true), shared_(Numbers<W>::matrix_is_shared(plan, values)) {}
 
     // Cotangents of theta for `count` elements; see batch.hpp. `sums` is where blocks that are shared are added up.
     void adjoint(const std::int64_t* elements, int count, const Cotangents& cotangents, const Gradients& out,
@@ -82,7 +82,8 @@ private:
         Numbers<W>::scale(plan_, w_.numbers, w_.D, w_.E, sigma_, zeta_);
         Cones<W>::scale(plan_, w_, no_lane<W>(), every_lane());
         System<W>::place_lasting(plan_, w_);
-        System<W>::factor(plan_, w_);
+        if (!(shared_ && factored_)) System<W>::factor(plan_, w_);
+        factored_ = true;
     }
 
     static M every_lane() { return negate<W>(no_lane<W>()); }
@@ -454,6 +455,8 @@ private:
     const Solutions& at_;
     const Reports& reports_;
     Workspace<W> w_;
+    const bool shared_;  // one factorization serves all
+    bool factored_ = false;
     std::int64_t elements_[W] = {};
     int count_ = 0;
     V sigma_{}, zeta_{}, size_{}, inverse_size_{}, residual_{}, inverse_right_side_{}, dobjective_{}, doffset_{};

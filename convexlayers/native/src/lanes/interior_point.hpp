@@ -89,7 +89,8 @@ public:
           queue_(queue),
           w_(plan, queue.size >= W),
           linear_(plan.kkt.expanded.empty() && plan.kkt.semidefinite.empty()),
-          degree_(Cones<W>::degree(plan)) {}
+          degree_(Cones<W>::degree(plan)),
+          shared_(Numbers<W>::matrix_is_shared(plan, values)) {}
 
     void run() {
         fill();
@@ -144,6 +145,7 @@ private:
             if (get_mask<W>(fresh, lane) && !get_mask<W>(finite, lane)) {
                 fail(lane, Outcome::invalid_data);
                 set_mask<W>(fresh, lane, false);
+                factored_ = false;  // its numbers are not scaled
             }
         if (any(fresh)) begin(fresh);
     }
@@ -156,8 +158,9 @@ private:
             if (!get_mask<W>(fresh, lane)) continue;
             const Units user = find_units(original.P, original.q, original.A, original.b, lane);
             const Units own = find_units(scaled.P, scaled.q, scaled.A, scaled.b, lane);
-            set<W>(sigma_, lane, own.sigma);
-            set<W>(zeta_, lane, own.omega / own.sigma);
+            // A linear system does not depend on the size of its right-hand side; so its matrix can be shared.
+            set<W>(sigma_, lane, degree_ == 0 ? 1.0 : own.sigma);
+            set<W>(zeta_, lane, degree_ == 0 ? 1.0 : own.omega / own.sigma);
             set<W>(floor_primal_, lane, user.sigma);
             set<W>(floor_dual_, lane, user.omega / user.tau);
             set<W>(floor_gap_, lane, user.omega);
@@ -191,7 +194,8 @@ private:
     void iterate() {
         const M first = in_phase(Phase::first), interior = in_phase(Phase::interior), polish = in_phase(Phase::polish);
         Cones<W>::scale(plan_, w_, first, polish);
-        System<W>::factor(plan_, w_);
+        if (!(shared_ && factored_)) System<W>::factor(plan_, w_);
+        factored_ = true;
         solve_both(polish);
         if (any(interior)) find_direction(interior);
         // Lanes in the other phases hand over their new point instead of a direction.
@@ -646,6 +650,8 @@ private:
     Workspace<W> w_;
     const bool linear_;
     const double degree_;
+    const bool shared_;      // one factorization serves all
+    bool factored_ = false;
     LaneState lanes_[W];
     M moved_ = no_lane<W>(), damped_ = no_lane<W>();
     // Of the iterate and its direction.

@@ -89,6 +89,17 @@ struct Numbers {
         return finite == 0.0;
     }
 
+    // Whether the matrix of the linear system is the same for every element and every iteration: there is no cone but the
+    // zero cone, and nothing that P or A depends on differs within the batch.
+    static bool matrix_is_shared(const Plan& plan, const Values* values) {
+        if (plan.pattern.cones.zero < plan.m()) return false;
+        for (std::size_t b = 0; b < plan.blocks.size(); ++b) {
+            const plan::BlockGradient& parts = plan.gradients[b];
+            if (values[b].stride != 0 && !(parts.P.empty() && parts.A.empty())) return false;
+        }
+        return true;
+    }
+
     // W rows side by side.
     static void interleave(const double* const* rows, Int width, V* out) {
         if constexpr (W == 1) {

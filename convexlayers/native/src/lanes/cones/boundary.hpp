@@ -284,7 +284,8 @@ struct BoundaryCone {
             for (int i = 0; i < 3; ++i) p[i] = fma(a, ds[i], s[i]), d[i] = fma(a, dz[i], z[i]);
             return in_primal(exponent, p) & in_dual(exponent, d);
         };
-        M outside = lanes & negate<W>(inside(step));
+        const M left = lanes & negate<W>(inside(step));
+        M outside = left;
         if (!any(outside)) return rate;
         V upper = step;
         for (int k = 0; k < 60 && any(outside); ++k) {
@@ -298,7 +299,7 @@ struct BoundaryCone {
             step = select(ok, middle, step);
             upper = select(ok, upper, max(middle, step));
         }
-        return max(1.0 / step, rate);
+        return select(left, max(1.0 / step, rate), rate);
     }
 
     // -------------------------------------------------------------------------------------- projection
@@ -390,9 +391,9 @@ private:
     // registers.
     static void decompose(const V* rows, H& spectrum, V* basis) {
         T f[3] = {load_three<W>(rows), load_three<W>(rows + 3), load_three<W>(rows + 6)};
-        M active = negate<W>(no_lane<W>());
-        for (int sweep = 0; sweep < Dense<W>::kMostSweeps && any(active); ++sweep)
-            active = turn(f[0], f[1], active) | turn(f[0], f[2], active) | turn(f[1], f[2], active);
+        M open = negate<W>(no_lane<W>());
+        for (int sweep = 0; sweep < Dense<W>::kMostSweeps && any(open); ++sweep)
+            open = open & (turn(open, f[0], f[1]) | turn(open, f[0], f[2]) | turn(open, f[1], f[2]));
         V norms[3];
         for (int i = 0; i < 3; ++i) norms[i] = dot<W>(f[i], f[i]);
         sort(0, 1, norms, f), sort(1, 2, norms, f), sort(0, 1, norms, f);
@@ -403,8 +404,8 @@ private:
         spectrum = {norms[1], norms[0], norms[2], V{}};
     }
 
-    // Makes two rows orthogonal in the lanes that ask for it; returns those in which they were far from it.
-    static M turn(T& a, T& b, const M& lanes) {
+    // Makes two rows orthogonal, by lanes; returns those in which they were far from it.
+    static M turn(const M& lanes, T& a, T& b) {
         const V alpha = dot<W>(a, a), beta = dot<W>(b, b), gamma = dot<W>(a, b);
         const V squared = gamma * gamma, sizes = alpha * beta;
         const M needed = lanes & (squared > Dense<W>::kParallel * sizes);
