@@ -28,21 +28,24 @@ struct Ldl {
     using V = Vec<W>;
 
     // panels (size): the lower triangle of the matrix on entry, U = L D on return; D_inverse (nodes);
-    // scratch (widest + kLongestChain^2).
+    // scratch (Panels::scratch).
     static void factor(const Panels& S, V* panels, V* D_inverse, V* scratch) {
         V* const block = scratch;
-        V* const scaled = scratch + plan::kLongestChain * plan::kLongestChain;
-        for (const Group& group : S.groups) {
-            if (group.chain)
-                eliminate_chain(S, group, panels, D_inverse, block);
-            else
-                for (Int c = 0; c < group.k; ++c)
-                    D_inverse[group.first + c] = invert(panels[group.offset + c], S.signs[group.first + c]);
-            if (group.r == 0) continue;
-            scale(group, panels, D_inverse, scaled);
-            for (Int u = group.first_update; u < group.last_update; ++u)
-                update(S, group, S.updates[u], panels, scaled);
-        }
+        V* const scaled = scratch + S.longest * S.longest;
+        for (const Group& group : S.groups) factor_group(S, group, panels, D_inverse, block, scaled);
+    }
+
+    // The group's own columns, and what they change in later ones. block (longest^2), scaled (widest): scratch.
+    static void factor_group(const Panels& S, const Group& group, V* panels, V* D_inverse, V* block, V* scaled) {
+        if (group.chain)
+            eliminate_chain(S, group, panels, D_inverse, block);
+        else
+            for (Int c = 0; c < group.k; ++c)
+                D_inverse[group.first + c] = invert(panels[group.offset + c], S.signs[group.first + c]);
+        if (group.r == 0) return;
+        scale(group, panels, D_inverse, scaled);
+        for (Int u = group.first_update; u < group.last_update; ++u)
+            update_rows(S, group, S.updates[u], panels, scaled, S.updates[u].first, group.r);
     }
 
     // y (nodes x R, the R right-hand sides of a node side by side): L D L' y = y, in elimination order.
@@ -53,11 +56,19 @@ struct Ldl {
             backward<R>(S, *group, panels, D_inverse, y);
     }
 
-private:
     static V invert(V pivot, double sign) {
         const V size = pivot * sign;
         return sign / select(size > kSmallestPivot, size, broadcast<W>(kReplacedPivot));
     }
+
+    // Rows begin .. end of an update, begin at least its first one.
+    static void update_rows(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled,
+                            Int begin, Int end) {
+        for (Int band = begin; band < end; band += kBand)
+            update_band(S, group, update, panels, scaled, band, band + kBand < end ? band + kBand : end);
+    }
+
+private:
 
     // Rows of a chain: u_c = a_c - sum_{l < c} u_l L_cl, one row after the other; L of the head is kept in `block`.
     static void eliminate_chain(const Panels& S, const Group& group, V* panels, V* D_inverse, V* block) {
@@ -165,13 +176,6 @@ private:
     static constexpr Int kBand = 24;
     static_assert(kBand % kTileColumns == 0);
 
-    static void update(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled) {
-        for (Int band = update.first; band < group.r; band += kBand) {
-            const Int end = band + kBand < group.r ? band + kBand : group.r;
-            update_band(S, group, update, panels, scaled, band, end);
-        }
-    }
-
     static void update_band(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled,
                             Int band, Int end) {
         const V* const below = panels + group.below();
@@ -252,7 +256,7 @@ private:
         const Int k = group.k;
         const Int* const rows = S.rows.data() + group.rows;
         const V* const below = panels + group.below();
-        V sums[plan::kMostIndependent * R];
+        V sums[plan::kLongestLargeChain * R];
         Int c = 0;
         for (; c + 8 <= k; c += 8) gather<8, R>(below + c, rows, group.r, k, y, sums + c * R);
         for (; c + 4 <= k; c += 4) gather<4, R>(below + c, rows, group.r, k, y, sums + c * R);

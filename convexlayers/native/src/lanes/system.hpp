@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes/cones.hpp"
-#include "lanes/ldl.hpp"
+#include "lanes/ldl_single.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
 
@@ -21,7 +21,7 @@ struct System {
             for (Int i = range.begin; i < range.end; ++i) w.panels[i] = V{};
         for (const plan::Copy& copy : plan.renewed) w.panels[copy.target] = w.numbers[copy.source];
         Cones<W>::write(plan, w);
-        Ldl<W>::factor(plan.panels, w.panels, w.D_inverse, w.scratch);
+        convexlayers::CONVEXLAYERS_ISA::factor<W>(plan.panels, w.panels, w.D_inverse, w.scratch);
     }
 
     // Place of node in the right-hand side `side` of R.

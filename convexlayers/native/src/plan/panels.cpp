@@ -69,6 +69,7 @@ public:
     Panels run() {
         panels_.nodes = kkt_.nodes;
         panels_.flops = factor_.flops;
+        if (panels_.large()) panels_.longest = kLongestLargeChain;
         panels_.L_entries = static_cast<std::int64_t>(factor_.L_indices.size());
         panels_.position.resize(kkt_.nodes);
         panels_.signs.resize(kkt_.nodes);
@@ -101,7 +102,7 @@ private:
         if (independent) {
             while (last < kkt_.nodes && last - first < kMostIndependent && same_pattern(first, last)) ++last;
         } else {
-            while (last - first < kLongestChain && continues_chain(last - 1)) ++last;
+            while (last - first < panels_.longest && continues_chain(last - 1)) ++last;
         }
         Group group{};
         group.first = first;

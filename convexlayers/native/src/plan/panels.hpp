@@ -22,6 +22,11 @@ namespace convexlayers::plan {
 
 inline constexpr Int kLongestChain = 16;
 inline constexpr Int kMostIndependent = 32;
+// Factorizations of more operations than this are large: their elements are solved one by one, whatever the batch, by
+// kernels that put columns and rows into vectors (lanes/ldl_single.hpp), and threads share one element. Their chains are
+// longer, so that what an update loads and stores is used more often.
+inline constexpr std::int64_t kLargeFlops = 20'000'000;
+inline constexpr Int kLongestLargeChain = 64;
 
 struct Update {
     Int target;        // offset of the target group's array
@@ -43,7 +48,8 @@ struct Group {
 struct Panels {
     Int nodes = 0;
     Int size = 0;                    // numbers in all arrays
-    Int widest = 0;                  // largest k * r of a group: scratch of the factorization
+    Int widest = 0;                  // largest k * r of a group
+    Int longest = kLongestChain;     // no chain is longer
     std::int64_t flops = 0;
     std::int64_t L_entries = 0;
     std::vector<Int> position;       // node -> place in elimination order
@@ -53,6 +59,10 @@ struct Panels {
     std::vector<Update> updates;
     std::vector<Int> columns, row_offsets;
     std::vector<Int> group_of;       // by place in elimination order
+
+    bool large() const { return flops > kLargeFlops; }
+    // Numbers that a factorization needs besides its arrays: the triangle of a chain and the rows below a group.
+    std::size_t scratch() const { return static_cast<std::size_t>(longest) * longest + widest; }
 
     // Where the entry (i, j) or (j, i) of the matrix is stored; places in elimination order.
     Int locate(Int i, Int j) const;
