@@ -53,7 +53,7 @@ private:
     void run() {
         for (const Group& group : S_.groups) {
             const std::int64_t work = static_cast<std::int64_t>(group.k) * group.r * group.r;
-            if (group.k < 2 || group.r < kWide || work < 8 * kVectorWork)
+            if (group.r < kWide || work < 8 * kVectorWork)
                 Ldl<1>::factor_group(S_, group, panels_, D_inverse_, block_, scaled_);
             else
                 factor_group(group, work);

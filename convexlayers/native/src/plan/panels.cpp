@@ -9,6 +9,9 @@ namespace {
 
 using symbolic::Index;
 
+// Share of a group's entries that may be zeros for the sake of longer chains.
+constexpr double kMostZeros = 0.2;
+
 // Columns of an upper triangle.
 struct Upper {
     std::vector<Index> indptr, indices;
@@ -92,6 +95,16 @@ private:
         return j + 1 < kkt_.nodes && factor_.elimination_tree[j] == j + 1 && count(j) == count(j + 1) + 1;
     }
 
+    // In a large factorization column j + 1 may also have entries that column j lacks, j its child: j and those before it
+    // are filled up with zeros, as long as those are few. The pattern of a group is that of its last column.
+    bool continues_relaxed(Int first, Int j, std::int64_t& zeros) const {
+        if (!panels_.large() || j + 1 >= kkt_.nodes || factor_.elimination_tree[j] != j + 1) return false;
+        const std::int64_t k = j + 1 - first, more = zeros + k * (count(j + 1) + 1 - count(j));
+        if (more > kMostZeros * static_cast<double>((k + 1) * (count(j + 1) + 1))) return false;
+        zeros = more;
+        return true;
+    }
+
     bool same_pattern(Int i, Int j) const {
         return count(i) == count(j) && count(i) > 0 && std::equal(column(i), column(i) + count(i), column(j));
     }
@@ -102,7 +115,10 @@ private:
         if (independent) {
             while (last < kkt_.nodes && last - first < kMostIndependent && same_pattern(first, last)) ++last;
         } else {
-            while (last - first < panels_.longest && continues_chain(last - 1)) ++last;
+            std::int64_t zeros = 0;
+            while (last - first < panels_.longest &&
+                   (continues_relaxed(first, last - 1, zeros) || continues_chain(last - 1)))
+                ++last;
         }
         Group group{};
         group.first = first;
