@@ -22,7 +22,7 @@ public:
           panels_(allocate(S_.size)),
           D_inverse_(allocate(S_.nodes)),
           // Not a number more than lanes/ldl.hpp asks for, so that a sanitizer sees what reaches beyond.
-          scratch_(allocate(S_.scratch())),
+          scratch_(allocate(S_.scratch(W))),
           y_(allocate(static_cast<std::size_t>(S_.nodes) * systems.sides)) {}
 
     void run() {

@@ -7,10 +7,11 @@
 // A group of k columns and r rows below is brought into transposed form, columns contiguous, where the elimination of one
 // column from the others is an operation on vectors of rows:
 //
-//     head[c * kLd + i]     U of the triangle at the top, i >= c
-//     scaled[c * r + p]     row p below: the matrix's number, then U, then L
+//     head[c * stride + i]                       U of the triangle at the top, i >= c
+//     scaled[c * r + p]                          L of row p below
+//     tiles[(p / T * k + c) * T + p % T]         U of row p below, T = kTileRows
 //
-// An update of a later group takes its columns j in strips of `kStrip`, packed, and its rows in tiles of kTileRows.
+// An update of a later group takes its columns j in strips of `kStrip`, packed, and its rows in tiles.
 #pragma once
 
 #include <algorithm>
@@ -28,9 +29,14 @@ class SingleLdl {
     static constexpr Int kTileRows = kLanes == 8 ? 12 : 6;
     static constexpr Int kStrip = 2 * kWide;
     static constexpr Int kStripsOfMost = (kMost + kStrip - 1) / kStrip;
-    // Rows below that are eliminated together: a column of them is four vectors.
-    static constexpr Int kRows = 4 * kWide;
-    static constexpr Int kTileColumns = 4;
+    // Rows below that are eliminated together, in registers.
+    static constexpr Int kRows = 24;
+    static constexpr int kVectors = kRows / kWide;
+    static constexpr int kTileColumns = 4 * kWide / 8 > 0 ? 4 * kWide / 8 : 1;
+    static_assert(kRows % kTileRows == 0 && kRows % kWide == 0);
+    // Rows of an update that one thread takes.
+    static constexpr Int kBand = 192;
+    static_assert(kBand % kTileRows == 0);
     // Multiplications from which vectors, and threads, are worth their preparation.
     static constexpr std::int64_t kVectorWork = 600;
     static constexpr std::int64_t kSharedWork = 400'000;
@@ -48,6 +54,7 @@ private:
           D_inverse_(D_inverse),
           block_(scratch),
           scaled_(scratch + static_cast<std::int64_t>(S.longest) * S.longest),
+          tiles_(scaled_ + S.widest),
           team_(team) {}
 
     void run() {
@@ -70,23 +77,13 @@ private:
         divide(shared, (group.r + kRows - 1) / kRows, [&](Int part) {
             eliminate_below(group, part * kRows, std::min((part + 1) * kRows, group.r));
         });
-        if (!shared) {
-            for (Int u = group.first_update; u < group.last_update; ++u)
-                update(group, S_.updates[u], S_.updates[u].first, group.r);
-            return;
-        }
-        // The rows of every update in bands, counted from its first one as lanes/ldl.hpp counts its own.
-        const Int bands = (group.r + kBand - 1) / kBand;
-        const Int updates = group.last_update - group.first_update;
-        divide(true, bands * updates, [&](Int part) {
-            const Update& update_ = S_.updates[group.first_update + part / bands];
-            const Int begin = update_.first + part % bands * kBand;
-            update(group, update_, begin, std::min(begin + kBand, group.r));
+        // The rows of every update in bands.
+        const Int bands = shared ? (group.r + kBand - 1) / kBand : 1, height = shared ? kBand : group.r;
+        divide(shared, bands * (group.last_update - group.first_update), [&](Int part) {
+            const Int begin = part % bands * height;
+            update(group, S_.updates[group.first_update + part / bands], begin, std::min(begin + height, group.r));
         });
     }
-
-    static constexpr Int kBand = 192;
-    static_assert(kBand % 24 == 0 && kBand % kTileRows == 0);
 
     template <class Work>
     void divide(bool shared, Int parts, const Work& work) {
@@ -97,6 +94,7 @@ private:
     }
 
     static V load(const double* from) { return gathered<kLanes>(from); }
+    static V splat(double value) { return value - V{}; }
     static void store(const V& v, double* to) { std::memcpy(to, &v, sizeof v); }
 
     void invert(const Group& group, Int c, double pivot) {
@@ -118,7 +116,7 @@ private:
             for (Int l = 0; l < c; ++l) block_[c * k + l] = head[l * stride + c] * D_inverse_[group.first + l];
             for (Int i = c / kWide * kWide; i < k; i += kWide) {
                 V sum = load(column + i);
-                for (Int l = 0; l < c; ++l) sum = fnma(load(head + l * stride + i), V{} + multipliers[l], sum);
+                for (Int l = 0; l < c; ++l) sum = fnma(load(head + l * stride + i), splat(multipliers[l]), sum);
                 store(sum, column + i);
             }
             invert(group, c, column[c]);
@@ -127,79 +125,81 @@ private:
             for (Int c = 0; c <= i; ++c) own[i * k + c] = head[c * stride + i];
     }
 
-    // Rows begin .. end below: U into the group's array, L into `scaled`.
+    // Rows begin .. end below, begin a multiple of kRows: U into the group's array and `tiles`, L into `scaled`.
     void eliminate_below(const Group& group, Int begin, Int end) {
-        const Int k = group.k, r = group.r;
+        const Int k = group.k, count = end - begin;
         double* const rows = panels_ + group.below() + static_cast<std::int64_t>(begin) * k;
         alignas(64) double columns[kMost * kRows];
-        if (end - begin < kRows) std::fill_n(columns, k * kRows, 0.0);
-        for (Int p = 0; p < end - begin; ++p)
+        if (count < kRows) std::fill_n(columns, k * kRows, 0.0);
+        for (Int p = 0; p < count; ++p)
             for (Int c = 0; c < k; ++c) columns[c * kRows + p] = rows[p * k + c];
         if (group.chain) {
             Int c = 0;
             for (; c + kTileColumns <= k; c += kTileColumns) eliminate_columns<kTileColumns>(k, c, columns);
             for (; c < k; ++c) eliminate_columns<1>(k, c, columns);
-            for (Int p = 0; p < end - begin; ++p)
+            for (Int p = 0; p < count; ++p)
                 for (c = 0; c < k; ++c) rows[p * k + c] = columns[c * kRows + p];
         }
+        double* const tiles = tiles_ + static_cast<std::int64_t>(begin) * k;
         for (Int c = 0; c < k; ++c) {
             const double inverse = D_inverse_[group.first + c];
-            double* const to = scaled_ + static_cast<std::int64_t>(c) * r + begin;
-            for (Int p = 0; p < end - begin; ++p) to[p] = columns[c * kRows + p] * inverse;
+            const double* const column = columns + c * kRows;
+            double* const to = scaled_ + static_cast<std::int64_t>(c) * group.r + begin;
+            for (Int p = 0; p < count; ++p) to[p] = column[p] * inverse;
+            for (Int t = 0; t < kRows; t += kTileRows) std::copy_n(column + t, kTileRows, tiles + t * k + c * kTileRows);
         }
     }
 
     // Columns c .. c + C lose those before them.
     template <int C>
     void eliminate_columns(Int k, Int c, double* columns) const {
-        V sum[C][4];
+        V sum[C][kVectors];
         const double* const multipliers = block_ + c * k;
-#pragma GCC unroll 4
+#pragma GCC unroll 12
         for (int j = 0; j < C; ++j)
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; ++v) sum[j][v] = load(columns + (c + j) * kRows + v * kWide);
+#pragma GCC unroll 12
+            for (int v = 0; v < kVectors; ++v) sum[j][v] = load(columns + (c + j) * kRows + v * kWide);
         for (Int l = 0; l < c; ++l) {
-            V U[4];
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; ++v) U[v] = load(columns + l * kRows + v * kWide);
-#pragma GCC unroll 4
+            V U[kVectors];
+#pragma GCC unroll 12
+            for (int v = 0; v < kVectors; ++v) U[v] = load(columns + l * kRows + v * kWide);
+#pragma GCC unroll 12
             for (int j = 0; j < C; ++j) {
-                const V L = V{} + multipliers[j * k + l];
-#pragma GCC unroll 4
-                for (int v = 0; v < 4; ++v) sum[j][v] = fnma(U[v], L, sum[j][v]);
+                const V L = splat(multipliers[j * k + l]);
+#pragma GCC unroll 12
+                for (int v = 0; v < kVectors; ++v) sum[j][v] = fnma(U[v], L, sum[j][v]);
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll 12
         for (int j = 0; j < C; ++j) {
-#pragma GCC unroll 4
+#pragma GCC unroll 12
             for (int before = 0; before < j; ++before) {
-                const V L = V{} + multipliers[j * k + c + before];
-#pragma GCC unroll 4
-                for (int v = 0; v < 4; ++v) sum[j][v] = fnma(sum[before][v], L, sum[j][v]);
+                const V L = splat(multipliers[j * k + c + before]);
+#pragma GCC unroll 12
+                for (int v = 0; v < kVectors; ++v) sum[j][v] = fnma(sum[before][v], L, sum[j][v]);
             }
-#pragma GCC unroll 4
-            for (int v = 0; v < 4; ++v) store(sum[j][v], columns + (c + j) * kRows + v * kWide);
+#pragma GCC unroll 12
+            for (int v = 0; v < kVectors; ++v) store(sum[j][v], columns + (c + j) * kRows + v * kWide);
         }
     }
 
-    // Rows begin .. end of an update.
+    // Rows begin .. end of an update, begin a multiple of kTileRows; those above its first one have no part in it.
     void update(const Group& group, const Update& update, Int begin, Int end) {
-        if (begin >= end) return;
         const Int width = update.last - update.first;
-        const std::int64_t work = static_cast<std::int64_t>(group.k) * width * (end - begin);
-        if (width < kWide / 2 || work < kVectorWork)
-            return Ldl<1>::update_rows(S_, group, update, panels_, scaled_, begin, end);
+        const std::int64_t work = static_cast<std::int64_t>(group.k) * width * (group.r - update.first);
+        if (width < kWide / 2 || work < kVectorWork) {
+            if (begin == 0) Ldl<1>::update_rows(S_, group, update, panels_, scaled_, update.first, group.r);
+            return;
+        }
+        if (end <= update.first) return;
         alignas(64) double packed[kStripsOfMost * kMost * kStrip];
         pack(group, update, packed);
         const Int* const columns = S_.columns.data() + update.columns;
         const bool together = columns[width - 1] - columns[0] == width - 1;
-        for (Int i = begin; i < end;) {
+        for (Int i = std::max(begin, update.first / kTileRows * kTileRows); i < end; i += kTileRows)
             // Rows of the triangle at the top reach as far as their own column.
-            const Int rows = std::min(kTileRows, end - i);
-            for (Int j = 0; j < width && update.first + j < i + rows; j += kStrip)
-                tile(group, update, i, rows, j, packed + j * group.k, together);
-            i += rows;
-        }
+            for (Int j = 0; j < width && update.first + j < i + kTileRows; j += kStrip)
+                tile(group, update, i, std::min(i + kTileRows, end), j, packed + j * group.k, together);
     }
 
     // Strips of columns of L', each (k, kStrip), the last one filled up with zeros.
@@ -215,54 +215,51 @@ private:
         }
     }
 
-    // One tile of up to kTileRows rows and a strip of columns. Entries of a strip that stand side by side are loaded and
-    // stored as vectors; others, and strips that are not full, go through a buffer.
-    void tile(const Group& group, const Update& update, Int i, Int rows, Int j, const double* packed, bool together) {
+    // Rows i .. end of one tile and a strip of columns. Entries of a strip that stand side by side are loaded and stored
+    // as vectors; others, and tiles and strips that are not full, go through a buffer.
+    void tile(const Group& group, const Update& update, Int i, Int end, Int j, const double* packed, bool together) {
         const Int* const offsets = S_.row_offsets.data() + update.rows - update.first + i;
         const Int* const columns = S_.columns.data() + update.columns + j;
         const Int count = std::min(kStrip, update.last - update.first - j);
-        const double* const U = panels_ + group.below() + static_cast<std::int64_t>(i) * group.k;
+        const double* const U = tiles_ + static_cast<std::int64_t>(i) * group.k;
         double* const C = panels_ + update.target;
         double* targets[kTileRows];
-        if (together && count == kStrip && rows == kTileRows) {
+        const Int first = std::max(i, update.first) - i, last = end - i;
+        if (together && count == kStrip && first == 0 && last == kTileRows) {
             for (Int p = 0; p < kTileRows; ++p) targets[p] = C + offsets[p] + columns[0];
-            return multiply<kTileRows>(U, packed, group.k, targets);
+            return multiply(U, packed, group.k, targets);
         }
         alignas(64) double buffer[kTileRows * kStrip] = {};
         for (Int p = 0; p < kTileRows; ++p) targets[p] = buffer + p * kStrip;
-        for (Int p = 0; p < rows; ++p)
+        for (Int p = first; p < last; ++p)
             for (Int q = 0; q < count; ++q) targets[p][q] = C[offsets[p] + columns[q]];
-        if (rows == kTileRows)
-            multiply<kTileRows>(U, packed, group.k, targets);
-        else
-            for (Int p = 0; p < rows; ++p) multiply<1>(U + p * group.k, packed, group.k, targets + p);
-        for (Int p = 0; p < rows; ++p) {
+        multiply(U, packed, group.k, targets);
+        for (Int p = first; p < last; ++p) {
             // An entry above the diagonal is none; what was computed for it is dropped.
-            const Int last = std::min(count, i + p - update.first - j + 1);
-            for (Int q = 0; q < last; ++q) C[offsets[p] + columns[q]] = targets[p][q];
+            const Int stop = std::min(count, i + p - update.first - j + 1);
+            for (Int q = 0; q < stop; ++q) C[offsets[p] + columns[q]] = targets[p][q];
         }
     }
 
-    template <int I>
     static void multiply(const double* U, const double* packed, Int k, double* const* targets) {
-        V low[I], high[I];
-#pragma GCC unroll 16
-        for (int i = 0; i < I; ++i) low[i] = load(targets[i]), high[i] = load(targets[i] + kWide);
-        for (Int c = 0; c < k; ++c, packed += kStrip) {
+        V low[kTileRows], high[kTileRows];
+#pragma GCC unroll 12
+        for (int i = 0; i < kTileRows; ++i) low[i] = load(targets[i]), high[i] = load(targets[i] + kWide);
+        for (Int c = 0; c < k; ++c, packed += kStrip, U += kTileRows) {
             const V first = load(packed), second = load(packed + kWide);
-#pragma GCC unroll 16
-            for (int i = 0; i < I; ++i) {
-                const V u = V{} + U[i * k + c];
+#pragma GCC unroll 12
+            for (int i = 0; i < kTileRows; ++i) {
+                const V u = splat(U[i]);
                 low[i] = fnma(u, first, low[i]);
                 high[i] = fnma(u, second, high[i]);
             }
         }
-#pragma GCC unroll 16
-        for (int i = 0; i < I; ++i) store(low[i], targets[i]), store(high[i], targets[i] + kWide);
+#pragma GCC unroll 12
+        for (int i = 0; i < kTileRows; ++i) store(low[i], targets[i]), store(high[i], targets[i] + kWide);
     }
 
     const Panels& S_;
-    double *panels_, *D_inverse_, *block_, *scaled_;
+    double *panels_, *D_inverse_, *block_, *scaled_, *tiles_;
     Team& team_;
 };
 

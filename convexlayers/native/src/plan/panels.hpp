@@ -13,6 +13,7 @@
 // -U_i D^-1 U_j'. An `Update` lists where those pairs are for the columns j that lie in one later group.
 #pragma once
 
+#include <algorithm>
 #include <vector>
 
 #include "plan/kkt.hpp"
@@ -61,8 +62,12 @@ struct Panels {
     std::vector<Int> group_of;       // by place in elimination order
 
     bool large() const { return flops > kLargeFlops; }
-    // Numbers that a factorization needs besides its arrays: the triangle of a chain and the rows below a group.
-    std::size_t scratch() const { return static_cast<std::size_t>(longest) * longest + widest; }
+    // Numbers that a factorization needs besides its arrays: the triangle of a chain and the rows below a group; where one
+    // matrix is factored alone twice, and in whole tiles.
+    std::size_t scratch(int lanes) const {
+        const std::size_t triangle = static_cast<std::size_t>(longest) * longest;
+        return triangle + widest + (lanes == 1 ? widest + 24 * std::max(longest, kMostIndependent) : 0);
+    }
 
     // Where the entry (i, j) or (j, i) of the matrix is stored; places in elimination order.
     Int locate(Int i, Int j) const;
