@@ -273,6 +273,12 @@ private:
         return max(Cones<W>::exit_rate(plan_, w_, w_.ds, w_.dz), scalars);
     }
 
+    M first_step() const {
+        M mask = no_lane<W>();
+        for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, lanes_[lane].iterations == 0);
+        return mask;
+    }
+
     // Mehrotra's predictor, then the combined direction.
     void find_direction() {
         const V one = broadcast<W>(1.0);
@@ -282,7 +288,8 @@ private:
         const V affine = 1.0 / max(exit_rate(), one);
         const V rest = 1.0 - affine;
         const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
-        const V weight = select(damped_, affine * affine, one);
+        // A first point far from the central path has a predictor that says little of second order.
+        const V weight = select(first_step(), affine, select(damped_, affine * affine, one));
         V mu = product;
         for (Int i = 0; i < plan_.m(); ++i) mu = fma(w_.s[i], w_.z[i], mu);
         const V sigma_mu = sigma * mu * (1.0 / (degree_ + 1.0));
