@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "lanes/ldl_small.hpp"
 #include "lanes/vec.hpp"
 #include "plan/panels.hpp"
 
@@ -19,10 +20,6 @@ using plan::Int;
 using plan::Panels;
 using plan::Update;
 
-// Pivots below this (times the expected sign) are replaced by `kReplacedPivot`.
-inline constexpr double kSmallestPivot = 1e-13;
-inline constexpr double kReplacedPivot = 1e-7;
-
 template <int W>
 struct Ldl {
     using V = Vec<W>;
@@ -32,7 +29,9 @@ struct Ldl {
     static void factor(const Panels& S, V* panels, V* D_inverse, V* scratch) {
         V* const block = scratch;
         V* const scaled = scratch + S.longest * S.longest;
-        for (const Group& group : S.groups) factor_group(S, group, panels, D_inverse, block, scaled);
+        for (const Run& run : S.runs)
+            if (!factor_small(S, run, panels, D_inverse))
+                factor_group(S, S.groups[run.group], panels, D_inverse, block, scaled);
     }
 
     // The group's own columns, and what they change in later ones. block (longest^2), scaled (widest): scratch.
@@ -51,14 +50,21 @@ struct Ldl {
     // y (nodes x R, the R right-hand sides of a node side by side): L D L' y = y, in elimination order.
     template <int R>
     static void solve(const Panels& S, const V* panels, const V* D_inverse, V* y) {
-        for (const Group& group : S.groups) forward<R>(S, group, panels, D_inverse, y);
-        for (auto group = S.groups.rbegin(); group != S.groups.rend(); ++group)
-            backward<R>(S, *group, panels, D_inverse, y);
+        for (const Run& run : S.runs)
+            if (!small(run, [&](auto groups) { groups.template forward<R>(S, run, panels, D_inverse, y); }))
+                forward<R>(S, S.groups[run.group], panels, D_inverse, y);
+        for (auto run = S.runs.rbegin(); run != S.runs.rend(); ++run)
+            if (!small(*run, [&](auto groups) { groups.template backward<R>(S, *run, panels, D_inverse, y); }))
+                backward<R>(S, S.groups[run->group], panels, D_inverse, y);
+    }
+
+    // Whether the run is one of small groups; then they have been factored.
+    static bool factor_small(const Panels& S, const Run& run, V* panels, V* D_inverse) {
+        return small(run, [&](auto groups) { groups.factor(S, run, panels, D_inverse); });
     }
 
     static V invert(V pivot, double sign) {
-        const V size = pivot * sign;
-        return sign / select(size > kSmallestPivot, size, broadcast<W>(kReplacedPivot));
+        return invert_pivot<W>(pivot, sign);
     }
 
     // Rows begin .. end of an update, begin at least its first one.
@@ -69,6 +75,10 @@ struct Ldl {
     }
 
 private:
+    template <class Work>
+    static bool small(const Run& run, const Work& work) {
+        return run.pairs >= 0 && with_small_groups<W>(run, work);
+    }
 
     // Rows of a chain: u_c = a_c - sum_{l < c} u_l L_cl, one row after the other; L of the head is kept in `block`.
     static void eliminate_chain(const Panels& S, const Group& group, V* panels, V* D_inverse, V* block) {

@@ -58,7 +58,9 @@ private:
           team_(team) {}
 
     void run() {
-        for (const Group& group : S_.groups) {
+        for (const Run& run : S_.runs) {
+            if (Ldl<1>::factor_small(S_, run, panels_, D_inverse_)) continue;
+            const Group& group = S_.groups[run.group];
             const std::int64_t work = static_cast<std::int64_t>(group.k) * group.r * group.r;
             if (group.r < kWide || work < 8 * kVectorWork)
                 Ldl<1>::factor_group(S_, group, panels_, D_inverse_, block_, scaled_);

@@ -83,6 +83,7 @@ public:
         }
         for (Int first = 0; first < kkt_.nodes;) first = add_group(first);
         for (Group& group : panels_.groups) add_updates(group);
+        for (std::size_t g = 0; g < panels_.groups.size(); ++g) add_to_runs(static_cast<Int>(g));
         return std::move(panels_);
     }
 
@@ -167,6 +168,23 @@ private:
         const Int* begin = panels_.rows.data() + target.rows;
         const Int* found = std::lower_bound(begin, begin + target.r, row);
         return (target.head + static_cast<Int>(found - begin)) * target.k;
+    }
+
+    void add_to_runs(Int index) {
+        const Group& group = panels_.groups[index];
+        const bool small = group.k <= (group.chain ? kMostSmallColumns : 2) && group.r >= 1 && group.r <= kMostSmallRows;
+        Run* const last = panels_.runs.empty() ? nullptr : &panels_.runs.back();
+        if (small && last != nullptr && last->pairs >= 0 && last->k == group.k && last->r == group.r &&
+            last->chain == group.chain) {
+            ++last->count;
+        } else {
+            panels_.runs.push_back({index, 1, group.first, group.k, group.r, group.offset, group.rows,
+                                    small ? static_cast<Int>(panels_.pairs.size()) : -1, group.chain});
+        }
+        if (!small) return;
+        const Int* const rows = panels_.rows.data() + group.rows;
+        for (Int i = 0; i < group.r; ++i)
+            for (Int j = 0; j <= i; ++j) panels_.pairs.push_back(panels_.locate(rows[i], rows[j]));
     }
 
     const KktPattern& kkt_;

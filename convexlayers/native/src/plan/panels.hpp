@@ -46,6 +46,19 @@ struct Group {
     Int below() const { return offset + head * k; }
 };
 
+// Consecutive groups of the same kind and sizes, so that all they have follows from the first one. Only small groups
+// form runs; others are runs of one.
+struct Run {
+    Int group, count;                // first group, and how many
+    Int first, k, r;                 // of the first group, as in Group
+    Int offset, rows;
+    Int pairs;                       // into Panels::pairs; -1 for a group that is not small
+    bool chain;
+};
+
+inline constexpr Int kMostSmallColumns = 3;
+inline constexpr Int kMostSmallRows = 3;
+
 struct Panels {
     Int nodes = 0;
     Int size = 0;                    // numbers in all arrays
@@ -59,6 +72,8 @@ struct Panels {
     std::vector<Int> rows;
     std::vector<Update> updates;
     std::vector<Int> columns, row_offsets;
+    std::vector<Run> runs;
+    std::vector<Int> pairs;          // of the groups of runs: places of what pairs (i, j), j <= i, of rows below change
     std::vector<Int> group_of;       // by place in elimination order
 
     bool large() const { return flops > kLargeFlops; }
