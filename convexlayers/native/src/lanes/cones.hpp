@@ -48,12 +48,15 @@ struct Cones {
     static void scale(const Plan& plan, Workspace<W>& w, const M& first, const M& exact) {
         const V one = broadcast<W>(1.0);
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) w.H[i] = V{};
-        for (const Int i : plan.kkt.nonnegative_rows) {
-            w.inverse_s[i] = one / w.s[i];
-            w.inverse_z[i] = one / w.z[i];
-            const V limit = select(w.s[i] > w.z[i], broadcast<W>(kInfinite), V{});
-            w.H[i] = select(first, one, select(exact, limit, w.s[i] * w.inverse_z[i]));
-        }
+        const V *const s = w.s, *const z = w.z;
+        V *const inverse_s = w.inverse_s, *const inverse_z = w.inverse_z, *const H = w.H;
+        plan.kkt.for_each_nonnegative([=](Int i) {
+            const V si = s[i], zi = z[i], inverse = one / zi;
+            inverse_s[i] = one / si;
+            inverse_z[i] = inverse;
+            const V limit = select(si > zi, broadcast<W>(kInfinite), V{});
+            H[i] = select(first, one, select(exact, limit, si * inverse));
+        });
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c)
             scale(plan.kkt.second_order[c], w, w.spectra[c], first, exact);
     }
@@ -61,7 +64,8 @@ struct Cones {
     // out = H in, in the form that keeps small eigenvalues exact.
     static void multiply(const Plan& plan, const Workspace<W>& w, const V* in, V* out) {
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) out[i] = V{};
-        for (const Int i : plan.kkt.nonnegative_rows) out[i] = w.H[i] * in[i];
+        const V* const H = w.H;
+        plan.kkt.for_each_nonnegative([=](Int i) { out[i] = H[i] * in[i]; });
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c) {
             const SecondOrderBlock& cone = plan.kkt.second_order[c];
             apply(cone.dim, w.spectra[c], w.u + cone.row, in + cone.row, out + cone.row);
@@ -103,8 +107,9 @@ struct Cones {
     // 1 / largest step to the boundary along (ds, dz): the largest of the rates at which s and z leave their cones.
     static V exit_rate(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz) {
         V rate{};
-        for (const Int i : plan.kkt.nonnegative_rows)
+        plan.kkt.for_each_nonnegative([&](Int i) {
             rate = max(max(-(ds[i] * w.inverse_s[i]), -(dz[i] * w.inverse_z[i])), rate);
+        });
         for (const SecondOrderBlock& cone : plan.kkt.second_order) {
             rate = max(exit_rate(cone.dim, w.s + cone.row, ds + cone.row), rate);
             rate = max(exit_rate(cone.dim, w.z + cone.row, dz + cone.row), rate);
@@ -121,8 +126,11 @@ struct Cones {
     // d_s = s + W (lambda \ (weight W^-1 ds_a o W dz_a - sigma mu e)), lambda = W z, for the predictor's ds_a, dz_a.
     static void corrector(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const V& weight,
                           const V& sigma_mu, V* target) {
-        for (const Int i : plan.kkt.nonnegative_rows)
-            target[i] = fma(fma(weight * ds[i], dz[i], -sigma_mu), w.inverse_z[i], w.s[i]);
+        const V *const s = w.s, *const inverse_z = w.inverse_z;
+        const V share = weight, centering = -sigma_mu;
+        plan.kkt.for_each_nonnegative([=](Int i) {
+            target[i] = fma(fma(share * ds[i], dz[i], centering), inverse_z[i], s[i]);
+        });
         for (std::size_t c = 0; c < plan.kkt.second_order.size(); ++c) {
             const SecondOrderBlock& cone = plan.kkt.second_order[c];
             const Int row = cone.row;

@@ -38,6 +38,17 @@ struct System {
         Ldl<W>::template solve<R>(plan.panels, w.panels, w.D_inverse, w.y);
     }
 
+    // The two solutions in y, into (x2, z2) and (dx, dz).
+    static void take_both(const Plan& plan, Workspace<W>& w) {
+        const auto take = [&](Int node, V& first, V& second) {
+            const V* const both = w.y + static_cast<std::int64_t>(plan.panels.position[node]) * 2;
+            first = both[0];
+            second = both[1];
+        };
+        for (Int j = 0; j < plan.n(); ++j) take(j, w.x2[j], w.dx[j]);
+        for (Int i = 0; i < plan.m(); ++i) take(plan.n() + i, w.z2[i], w.dz[i]);
+    }
+
     // One of the R solutions in y.
     template <int R>
     static void take(const Plan& plan, Workspace<W>& w, int side, V* dx, V* dz) {

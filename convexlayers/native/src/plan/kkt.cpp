@@ -6,6 +6,8 @@ namespace {
 
 void add_cones(const Pattern& pattern, KktPattern& kkt) {
     Int row = pattern.cones.zero;
+    kkt.first_nonnegative = row;
+    kkt.consecutive = pattern.cones.nonnegative;
     for (Int i = 0; i < pattern.cones.nonnegative; ++i) kkt.nonnegative_rows.push_back(row++);
     Int entries = 0;
     for (const Int dim : pattern.cones.second_order) {
