@@ -271,7 +271,7 @@ private:
 
     M first_step() const {
         M mask = no_lane<W>();
-        for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, lanes_[lane].iterations == 0);
+        for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, linear_ && lanes_[lane].iterations == 0);
         return mask;
     }
 
@@ -284,7 +284,8 @@ private:
         const V affine = 1.0 / max(exit_rate(), one);
         const V rest = 1.0 - affine;
         const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
-        // A first point far from the central path has a predictor that says little of second order.
+        // A first point far from the central path has a predictor that says little of second order. (With second-order
+        // cones the full correction is the faster one.)
         const V weight = select(first_step(), affine, select(damped_, affine * affine, one));
         const V mu = product + sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(w_.s[i], w_.z[i], sum); });
         const V sigma_mu = sigma * mu * (1.0 / (degree_ + 1.0));
