@@ -73,6 +73,8 @@ struct LaneState {
     std::int64_t element = -1;
     int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
     double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
+    // The best certificates that were seen.
+    double infeasible = std::numeric_limits<double>::infinity(), unbounded = std::numeric_limits<double>::infinity();
 };
 
 template <int W>
@@ -497,6 +499,10 @@ private:
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
+        if (kappa > tau) {
+            state.infeasible = std::min(state.infeasible, get<W>(infeasible_, lane));
+            state.unbounded = std::min(state.unbounded, get<W>(unbounded_, lane));
+        }
         watch(lane, worst);
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
@@ -592,8 +598,12 @@ private:
         const double worst = residual(lane);
         if (worst <= kToleranceFactor * std::max(settings_.tolerance, kSmallestTolerance))
             return finish(lane, Outcome::solved);
-        if (get<W>(infeasible_, lane) <= kCertificate) return fail(lane, Outcome::primal_infeasible);
-        if (get<W>(unbounded_, lane) <= kCertificate) return fail(lane, Outcome::dual_infeasible);
+        // Rounding may have lost a certificate again that was good enough.
+        const LaneState& state = lanes_[lane];
+        if (std::min(state.infeasible, get<W>(infeasible_, lane)) <= kCertificate)
+            return fail(lane, Outcome::primal_infeasible);
+        if (std::min(state.unbounded, get<W>(unbounded_, lane)) <= kCertificate)
+            return fail(lane, Outcome::dual_infeasible);
         finish(lane, outcome);
     }
 
