@@ -73,6 +73,8 @@ struct LaneState {
     std::int64_t element = -1;
     int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
     double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
+    // The best certificates that were seen.
+    double infeasible = std::numeric_limits<double>::infinity(), unbounded = std::numeric_limits<double>::infinity();
 };
 
 template <int W>
@@ -228,8 +230,7 @@ private:
             right(n + i, 1) = w_.target[i] - w_.rz[i];
         }
         System<W>::template solve<2>(plan_, w_);
-        System<W>::template take<2>(plan_, w_, 0, w_.x2, w_.z2);
-        System<W>::template take<2>(plan_, w_, 1, w_.dx, w_.dz);
+        System<W>::take_both(plan_, w_);
     }
 
     // (dx, dz) for the one right-hand side that stands in y.
@@ -241,16 +242,14 @@ private:
     // (q + 2 P xi)'dx + b'dz.
     V slope(const V* dx, const V* dz) const {
         const V twice = 2.0 / tau_;
-        V sum{};
-        for (Int j = 0; j < plan_.n(); ++j) sum = fma(fma(twice, w_.Px[j], q(j)), dx[j], sum);
-        for (Int i = 0; i < plan_.m(); ++i) sum = fma(b(i), dz[i], sum);
-        return sum;
+        return sum_of<W>(plan_.n(), [&](Int j, V sum) { return fma(fma(twice, w_.Px[j], q(j)), dx[j], sum); }) +
+               sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(b(i), dz[i], sum); });
     }
 
     // kappa / tau + |dx2 - xi|_P^2 + |dz2|_H^2.
     V denominator() {
         const V inverse = 1.0 / tau_;
-        V cross{}, own{}, linear{}, H_norm{};
+        V cross{}, own{}, linear{};
         for (Int j = 0; j < plan_.n(); ++j) {
             const V Pxi = w_.Px[j] * inverse;
             cross = fma(Pxi, w_.x2[j], cross);
@@ -258,10 +257,8 @@ private:
             linear = fma(q(j), w_.x2[j], linear);
         }
         Cones<W>::multiply(plan_, w_, w_.z2, w_.ds);
-        for (Int i = 0; i < plan_.m(); ++i) {
-            H_norm = fma(w_.ds[i], w_.z2[i], H_norm);
-            linear = fma(b(i), w_.z2[i], linear);
-        }
+        const V H_norm = sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(w_.ds[i], w_.z2[i], sum); });
+        linear = linear + sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(b(i), w_.z2[i], sum); });
         const V P_norm = max(-linear - H_norm, V{});
         return kappa_ * inverse + max(P_norm - 2.0 * cross + own, V{}) + H_norm;
     }
@@ -271,8 +268,9 @@ private:
         const V c = slope(w_.dx, w_.dz);
         dtau_ = (zeta * r_tau_ - d_kappa / tau_ + c) / bottom;
         dkappa_ = -(d_kappa + kappa_ * dtau_) / tau_;
-        for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = fma(dtau_, w_.x2[j], w_.dx[j]);
-        for (Int i = 0; i < plan_.m(); ++i) w_.dz[i] = fma(dtau_, w_.z2[i], w_.dz[i]);
+        const V dtau = dtau_;
+        for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = fma(dtau, w_.x2[j], w_.dx[j]);
+        for (Int i = 0; i < plan_.m(); ++i) w_.dz[i] = fma(dtau, w_.z2[i], w_.dz[i]);
         slack_direction();
     }
 
@@ -287,6 +285,12 @@ private:
         return max(Cones<W>::exit_rate(plan_, w_, w_.ds, w_.dz, interior), scalars);
     }
 
+    M first_step() const {
+        M mask = no_lane<W>();
+        for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, linear_ && lanes_[lane].iterations == 0);
+        return mask;
+    }
+
     // Mehrotra's predictor, then the combined direction.
     void find_direction(const M& interior) {
         const V one = broadcast<W>(1.0);
@@ -296,15 +300,17 @@ private:
         const V affine = 1.0 / max(exit_rate(interior), one);
         const V rest = 1.0 - affine;
         const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
-        const V weight = select(damped_, affine * affine, one);
-        V mu = product;
-        for (Int i = 0; i < plan_.m(); ++i) mu = fma(w_.s[i], w_.z[i], mu);
+        // A first point far from the central path has a predictor that says little of second order. (With second-order
+        // cones the full correction is the faster one.)
+        const V weight = select(first_step(), affine, select(damped_, affine * affine, one));
+        const V mu = product + sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(w_.s[i], w_.z[i], sum); });
         const V sigma_mu = sigma * mu * (1.0 / (degree_ + 1.0));
         Cones<W>::corrector(plan_, w_, w_.ds, w_.dz, weight, sigma_mu, w_.target);
         zeta_step_ = 1.0 - sigma;
         const V d_kappa = product + weight * (dkappa_ * dtau_) - sigma_mu;
-        for (Int j = 0; j < plan_.n(); ++j) right(j) = -(zeta_step_ * w_.rx[j]);
-        for (Int i = 0; i < plan_.m(); ++i) right(plan_.n() + i) = fnma(zeta_step_, w_.rz[i], w_.target[i]);
+        const V zeta = zeta_step_;
+        for (Int j = 0; j < plan_.n(); ++j) right(j) = -(zeta * w_.rx[j]);
+        for (Int i = 0; i < plan_.m(); ++i) right(plan_.n() + i) = fnma(zeta, w_.rz[i], w_.target[i]);
         // Lanes in other phases do not need the second solve; their new point is made from (x2, z2).
         solve_one(w_.dx, w_.dz);
         combine(zeta_step_, d_kappa, bottom);
@@ -493,6 +499,10 @@ private:
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
+        if (kappa > tau) {
+            state.infeasible = std::min(state.infeasible, get<W>(infeasible_, lane));
+            state.unbounded = std::min(state.unbounded, get<W>(unbounded_, lane));
+        }
         watch(lane, worst);
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
@@ -588,8 +598,12 @@ private:
         const double worst = residual(lane);
         if (worst <= kToleranceFactor * std::max(settings_.tolerance, kSmallestTolerance))
             return finish(lane, Outcome::solved);
-        if (get<W>(infeasible_, lane) <= kCertificate) return fail(lane, Outcome::primal_infeasible);
-        if (get<W>(unbounded_, lane) <= kCertificate) return fail(lane, Outcome::dual_infeasible);
+        // Rounding may have lost a certificate again that was good enough.
+        const LaneState& state = lanes_[lane];
+        if (std::min(state.infeasible, get<W>(infeasible_, lane)) <= kCertificate)
+            return fail(lane, Outcome::primal_infeasible);
+        if (std::min(state.unbounded, get<W>(unbounded_, lane)) <= kCertificate)
+            return fail(lane, Outcome::dual_infeasible);
         finish(lane, outcome);
     }
 

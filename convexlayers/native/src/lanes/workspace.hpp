@@ -21,7 +21,7 @@ struct Workspace {
     // denormal or not numbers at all would slow down the others.
     Workspace(const Plan& plan, bool full) {
         const std::size_t n = plan.n(), m = plan.m(), nodes = plan.kkt.nodes;
-        const std::size_t scratch_size = plan::kLongestChain * plan::kLongestChain + plan.panels.widest;
+        const std::size_t scratch_size = plan.panels.scratch(W);
         struct Part {
             V** pointer;
             std::size_t size;
