@@ -225,7 +225,7 @@ def test_derivatives_of_projections(name, activity):
     v, w = (s - z).requires_grad_(), randn(*s.shape, seed=5)
     (grad,) = torch.autograd.grad(project(cones, v).x, v, w)
     spectrum = cones.spectrum((s - z).detach())
-    expected = spectrum.basis.unrotate(spectrum.mu * spectrum.basis.rotate(w))
+    expected = spectrum.basis.unrotate(spectrum.mu.unsqueeze(-1) * spectrum.basis.rotate(w.unsqueeze(-1))).squeeze(-1)
     assert worst(grad, expected) <= 1e-10
 
 
