@@ -18,8 +18,8 @@ import torch
 from torch import Tensor
 
 INFINITE = float("inf")
-# How many of each kind `hard_qps` makes: 15 kinds, 60 problems.
-EACH = 4
+# How many of each kind `hard_qps` makes: 20 kinds, 60 problems.
+EACH = 3
 
 
 @dataclass(frozen=True)
@@ -176,14 +176,19 @@ def _equal_sides(rng: np.random.Generator) -> HardQP:
     return d.finish("equal sides")
 
 
-def _duplicate_rows(rng: np.random.Generator) -> HardQP:
-    """Equalities and inequalities twice, the second time with another factor."""
-    d = _draft(rng, m=9)
-    d.below[:2], d.above[:2] = 0.0, 0.0
-    factors = rng.uniform(0.5, 2.0, 9)
+def _twice(rng: np.random.Generator, d: _Draft) -> _Draft:
+    """Every row once more, with another factor and without a multiplier."""
+    factors = rng.uniform(0.5, 2.0, len(d.A))
     A = np.concatenate([d.A, d.A * factors[:, None]])
     below, above = (np.concatenate([part, part * factors]) for part in (d.below, d.above))
-    return replace(d, A=A, below=below, above=above, y=np.concatenate([d.y, 0.0 * d.y])).finish("duplicate rows")
+    return replace(d, A=A, below=below, above=above, y=np.concatenate([d.y, 0.0 * d.y]))
+
+
+def _duplicate_rows(rng: np.random.Generator) -> HardQP:
+    """Equalities and inequalities twice."""
+    d = _draft(rng, m=9)
+    d.below[:2], d.above[:2] = 0.0, 0.0
+    return _twice(rng, d).finish("duplicate rows")
 
 
 def _dependent_rows(rng: np.random.Generator) -> HardQP:
@@ -193,23 +198,29 @@ def _dependent_rows(rng: np.random.Generator) -> HardQP:
     return replace(d, A=A, below=np.zeros(9), above=np.zeros(9), y=rng.standard_normal(9)).finish("dependent rows")
 
 
-def _row_scales(rng: np.random.Generator) -> HardQP:
+def _with_row_scales(rng: np.random.Generator, d: _Draft) -> _Draft:
     """Rows of sizes from 1e-6 to 1e6."""
-    d = _draft(rng)
     scale = 10.0 ** rng.uniform(-6, 6, len(d.A))
-    scaled = replace(d, A=d.A * scale[:, None], below=d.below * scale, above=d.above * scale, y=d.y / scale)
-    return scaled.finish("row scales")
+    return replace(d, A=d.A * scale[:, None], below=d.below * scale, above=d.above * scale, y=d.y / scale)
 
 
-def _column_scales(rng: np.random.Generator) -> HardQP:
+def _row_scales(rng: np.random.Generator) -> HardQP:
+    """The same problem as without, in other numbers."""
+    return _with_row_scales(rng, _draft(rng)).finish("row scales")
+
+
+def _with_column_scales(rng: np.random.Generator, d: _Draft) -> _Draft:
     """Variables in units from 1e-3 to 1e3, so that P ranges from 1e-6 to 1e6."""
-    d = _draft(rng)
     scale = 10.0 ** rng.uniform(-3, 3, len(d.x))
-    scaled = replace(
+    return replace(
         d, P=d.P * np.outer(scale, scale), A=d.A * scale, x=d.x / scale, w=d.w * scale,
         box_below=d.box_below / scale, box_above=d.box_above / scale,
     )  # fmt: skip
-    return scaled.finish("column scales")
+
+
+def _column_scales(rng: np.random.Generator) -> HardQP:
+    """The same problem as without, in other numbers."""
+    return _with_column_scales(rng, _draft(rng)).finish("column scales")
 
 
 def _objective_scales(rng: np.random.Generator) -> HardQP:
@@ -255,6 +266,34 @@ def _tiny(rng: np.random.Generator) -> HardQP:
     return d.finish("tiny feasible set")
 
 
+def _empty_interior(rng: np.random.Generator) -> HardQP:
+    """Equalities as two opposite inequalities each."""
+    d = _draft(rng, m=5)
+    d.below[:], d.above[:], d.y[:] = INFINITE, 0.0, np.abs(d.y)
+    opposite = replace(
+        d, A=np.concatenate([d.A, -d.A]), below=np.tile(d.below, 2), above=np.tile(d.above, 2),
+        y=np.concatenate([d.y, rng.uniform(0.0, 1.0, 5)]),
+    )  # fmt: skip
+    return opposite.finish("empty interior")
+
+
+def _many_solutions(rng: np.random.Generator) -> HardQP:
+    """An unbounded set of solutions: no side limits the directions without curvature, and none has a slope."""
+    d = _draft(rng, m=4, rank=5)
+    free = np.full(12, INFINITE)
+    return replace(d, box_below=free, box_above=free, w=np.zeros(12)).finish("many solutions", unique=False)
+
+
+def _all_at_once(rng: np.random.Generator) -> HardQP:
+    """Semidefinite P, equalities, fixed variables, free and repeated rows, and bad scales of everything."""
+    d = _draft(rng, m=10, rank=6)
+    d.below[:3], d.above[:3], d.below[-2:], d.above[-2:] = 0.0, 0.0, INFINITE, INFINITE
+    d.box_below[-2:], d.box_above[-2:], d.w[-2:] = 0.0, 0.0, rng.standard_normal(2)
+    d.box_below[3:6] = INFINITE
+    d = _with_column_scales(rng, _with_row_scales(rng, _twice(rng, d)))
+    return d.finish("all at once", unique=False, size=float(10.0 ** rng.uniform(-6, 6)))
+
+
 def _infeasible(rng: np.random.Generator) -> HardQP:
     """Rows that contradict the box, an equality, or each other."""
     d = _draft(rng)
@@ -274,6 +313,11 @@ def _infeasible(rng: np.random.Generator) -> HardQP:
     return replace(qp, A=A, l=l, u=u, outcome="infeasible", unique=False)
 
 
+def _infeasible_scales(rng: np.random.Generator) -> HardQP:
+    """The same in bad units."""
+    return _in_bad_units(rng, _infeasible(rng))
+
+
 def _unbounded(rng: np.random.Generator) -> HardQP:
     """A direction without curvature along which the rows leave room and the objective falls."""
     n, d = 12, _draft(rng, rank=6)
@@ -286,9 +330,26 @@ def _unbounded(rng: np.random.Generator) -> HardQP:
     return replace(qp, q=q, outcome="unbounded", unique=False)
 
 
+def _unbounded_scales(rng: np.random.Generator) -> HardQP:
+    """The same in bad units; the direction has no curvature whatever they are."""
+    return _in_bad_units(rng, _unbounded(rng))
+
+
+def _in_bad_units(rng: np.random.Generator, qp: HardQP) -> HardQP:
+    """Rows by 1e-6 to 1e6, variables by 1e-2 to 1e2, in powers of two, so that nothing is rounded."""
+    row = torch.from_numpy(2.0 ** rng.integers(-20, 21, len(qp.A)))
+    column = torch.from_numpy(2.0 ** rng.integers(-7, 8, len(qp.q)))
+    return replace(
+        qp, name=f"{qp.name}, bad units", P=qp.P * torch.outer(column, column), q=qp.q * column,
+        A=qp.A * torch.outer(row, column), l=qp.l * row, u=qp.u * row, lb=qp.lb / column, ub=qp.ub / column,
+        x=qp.x / column,
+    )  # fmt: skip
+
+
 KINDS: tuple[Callable[[np.random.Generator], HardQP], ...] = (
     _free_rows, _free_variables, _equal_sides, _duplicate_rows, _dependent_rows, _row_scales, _column_scales,
-    _objective_scales, _semidefinite_objective, _linear, _degenerate, _parallel, _tiny, _infeasible, _unbounded,
+    _objective_scales, _semidefinite_objective, _linear, _degenerate, _parallel, _tiny, _empty_interior,
+    _many_solutions, _all_at_once, _infeasible, _infeasible_scales, _unbounded, _unbounded_scales,
 )  # fmt: skip
 
 
