@@ -44,7 +44,7 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr double kStepShare = 0.99;
 // Steps shorter than this make no progress; so many in a row end the iteration.
 inline constexpr double kShortStep = 1e-3;
-inline constexpr int kMostShortSteps = 4;
+inline constexpr int kMostShortSteps = 10;
 // A lane that has not reduced its residuals by this factor in so many steps is damped.
 inline constexpr double kProgress = 0.9;
 inline constexpr int kMostIdleSteps = 4;
@@ -89,6 +89,7 @@ public:
           queue_(queue),
           w_(plan, queue.size >= W),
           linear_(plan.kkt.second_order.empty()),
+          apart_(broadcast<W>(plan.pattern.q_start() == 0 ? 1.0 : 0.0) > 0.0),
           degree_(Cones<W>::degree(plan)) {}
 
     void run() {
@@ -182,7 +183,7 @@ private:
         const M first = in_phase(Phase::first), interior = in_phase(Phase::interior), polish = in_phase(Phase::polish);
         Cones<W>::scale(plan_, w_, first, polish);
         System<W>::factor(plan_, w_);
-        solve_both(polish);
+        solve_both(first, polish);
         if (any(interior)) find_direction();
         // Lanes in the other phases hand over their new point instead of a direction.
         if (any(polish)) polished_point(polish);
@@ -201,21 +202,26 @@ private:
     V& right(Int node) { return System<W>::template at<1>(plan_, w_, node); }
     V& right(Int node, int side) { return System<W>::template at<2>(plan_, w_, node, side); }
 
-    // (x2, z2) for (-q, b), or the polishing step for (-r_x, -r_z); (dx, dz) for the predictor.
-    void solve_both(const M& polish) {
+    // (x2, z2) for (-q, b), or the polishing step for (-r_x, -r_z); (dx, dz) for the predictor, or for (-q, 0) in lanes
+    // whose first point is made of two parts, (x2, z2) being for (0, b) there.
+    void solve_both(const M& first, const M& polish) {
         const Int n = plan_.n(), m = plan_.m();
+        const M apart = first & apart_;
         Cones<W>::predictor(plan_, w_, w_.target);
         for (Int j = 0; j < n; ++j) {
-            right(j, 0) = -select(polish, w_.rx[j], q(j));
-            right(j, 1) = -w_.rx[j];
+            right(j, 0) = -select(apart, V{}, select(polish, w_.rx[j], q(j)));
+            right(j, 1) = -select(apart, q(j), w_.rx[j]);
         }
         for (Int i = 0; i < m; ++i) {
             right(n + i, 0) = select(polish, -w_.rz[i], b(i));
-            right(n + i, 1) = w_.target[i] - w_.rz[i];
+            right(n + i, 1) = select(apart, V{}, w_.target[i] - w_.rz[i]);
         }
         System<W>::template solve<2>(plan_, w_);
         System<W>::template take<2>(plan_, w_, 0, w_.x2, w_.z2);
         System<W>::template take<2>(plan_, w_, 1, w_.dx, w_.dz);
+        // Directions of other lanes are about to take the place of dz.
+        if (any(apart))
+            for (Int i = 0; i < m; ++i) w_.kept_z[i] = select(apart, w_.dz[i], w_.kept_z[i]);
     }
 
     // (dx, dz) for the one right-hand side that stands in y.
@@ -358,13 +364,14 @@ private:
         return select(lanes, fma(length, direction, from), from);
     }
 
-    // dx, dz, s: the first point, from K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone.
+    // dx, dz, s: the first point, from K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone. Without P, x and s
+    // come from (0, b) and z from (-q, 0): then a large b does not make z large, from where steps are short.
     void first_point(const M& first) {
         const Int zero = plan_.pattern.cones.zero;
         for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = select(first, w_.x2[j], w_.dx[j]);
         for (Int i = 0; i < plan_.m(); ++i) {
             w_.s[i] = select(first, i < zero ? V{} : -w_.z2[i], w_.s[i]);
-            w_.dz[i] = select(first, w_.z2[i], w_.dz[i]);
+            w_.dz[i] = select(first, select(apart_, w_.kept_z[i], w_.z2[i]), w_.dz[i]);
         }
         Cones<W>::center(plan_, w_.s, first);
         Cones<W>::center(plan_, w_.dz, first);
@@ -634,6 +641,8 @@ private:
     Queue& queue_;
     Workspace<W> w_;
     const bool linear_;
+    // Whether the first point is made of two parts: programs without P, in all lanes.
+    const M apart_;
     const double degree_;
     LaneState lanes_[W];
     M moved_ = no_lane<W>(), damped_ = no_lane<W>();
