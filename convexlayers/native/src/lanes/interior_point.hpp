@@ -411,9 +411,10 @@ private:
     void measure() {
         const Int n = plan_.n(), m = plan_.m();
         V dual{}, Px{}, Atz{}, q_size{}, primal{}, Ax{}, s_size{}, b_size{}, goal{};
-        V xPx{}, qx{}, bz{};
+        V xPx{}, qx{}, bz{}, x_size{}, z_size{};
         for (Int j = 0; j < n; ++j) {
             const V scale = zeta_ / w_.D[j], linear = q(j) * tau_;
+            x_size = max(abs(w_.x[j]) * w_.D[j], x_size);
             w_.rx[j] = w_.Px[j] + w_.Atz[j] + linear;
             goal = max(abs(w_.rx[j]), goal);
             dual = max(abs(w_.rx[j]) * scale, dual);
@@ -433,6 +434,7 @@ private:
             primal = max(abs(w_.rz[i]) * scale, primal);
             Ax = max(abs(w_.Ax[i]) * scale, Ax);
             s_size = max(abs(w_.s[i]) * scale, s_size);
+            z_size = max(abs(w_.z[i]) * w_.E[i], z_size);
             b_size = max(abs(right) * scale, b_size);
             bz = fma(w_.z[i], b(i), bz);
         }
@@ -445,12 +447,14 @@ private:
         const V gap_size = max((abs(quadratic) + abs(linear) + abs(constant)) * unit, floor_gap_);
         gap_ = abs(quadratic + linear + constant) * unit / gap_size;
         objective_ = (0.5 * quadratic + linear) * unit;
-        // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one.
+        // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one. What should be
+        // zero is small beside the slope, and beside the ray: a bounded problem with one large entry of q or b has only
+        // the first.
         const V farkas = -bz * unit, descent = -qx * unit;
-        const V off_z = Atz * unit_x_ / farkas;
-        const V off_x = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_)) / descent;
-        infeasible_ = select(farkas > 0.0, off_z, broadcast<W>(kInfinite));
-        unbounded_ = select(descent > 0.0, off_x, broadcast<W>(kInfinite));
+        const V dual_off = Atz * unit_x_, primal_off = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_));
+        const V z_off = dual_off / (z_size * zeta_ * floor_primal_), x_off = primal_off * unit_x_ / (x_size * sigma_ * floor_gap_);
+        infeasible_ = select(farkas > 0.0, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
+        unbounded_ = select(descent > 0.0, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
     }
 
     double residual(int lane) const {
