@@ -22,6 +22,9 @@ from convexlayers.errors import ArgumentError, wrong_shape
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute, run_plan
 from convexlayers.program import ParametrizedConeProgram
 
+# A bound of this size and above is none: the convention of Clarabel and of most file formats.
+INFINITE = 1e20
+
 SecondOrderBlock = tuple[Value, Value, Value, Value]
 
 
@@ -66,9 +69,10 @@ def solve_qp(
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
         q: (*batch, n).
-        G, h: (*batch, g, n) and (*batch, g), or both None. Entries of h may be +inf.
+        G, h: (*batch, g, n) and (*batch, g), or both None. Where h is 1e20 or more, or +inf, the row is no constraint.
         A, b: (*batch, e, n) and (*batch, e), or both None.
-        lb, ub: (*batch, n) or a number, or None. Entries may be -inf and +inf.
+        lb, ub: (*batch, n) or a number, or None. Where their size is 1e20 or more, or infinite, there is no bound; on the
+            wrong side (ub = -inf) it is an element without a solution.
         solver: "auto", the name of an engine, or an engine object.
         on_failure: "raise" or "nan", see `ConvexLayer`.
         tolerance, max_iterations: of the solver, by default 1e-8 and its own limit.
@@ -192,7 +196,9 @@ def solve_cone_program(
 
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
-        q: (*batch, n). A: (*batch, m, n). b: (*batch, m).
+        q: (*batch, n). A: (*batch, m, n).
+        b: (*batch, m); where it is 1e20 or more, or +inf, in a row of the nonnegative cone, the row is no constraint,
+            and is solved as 0'x + s = 1.
         cones: sizes of the cones, in the order of the rows of A; a mapping with the same keys will do.
         The options: as in `solve_qp`.
 
@@ -203,8 +209,14 @@ def solve_cone_program(
         ArgumentError, SolverError: as in `solve_qp`.
     """
     engine = make_engine(solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations)
-    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
-    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    cones = Cones.coerce(cones)
+    program, values = _cone_program(P, q, A, b, cones)
+    dtype = common_dtype(values)
+    if cones.rows:
+        values[-2:] = _without_infinite_rows(as_tensor("A", A), as_tensor("b", b), cones.zero, cones.nonnegative)
+    run = execute(
+        engine.setup(program), values, dtype=dtype, on_failure=check_policy(on_failure), check_values=validate
+    )
     return _solution(run, [], [])
 
 
@@ -310,9 +322,12 @@ def _cone_program(
     return program, values
 
 
-def _without_infinite_rows(G: Tensor, h: Tensor) -> list[Tensor]:
-    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers."""
-    infinite = torch.isposinf(h)
+def _without_infinite_rows(G: Tensor, h: Tensor, first: int = 0, count: int | None = None) -> list[Tensor]:
+    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers. Of `count` rows from the first on."""
+    infinite = h >= INFINITE
+    if count is not None:
+        row = torch.arange(h.shape[-1] if h.ndim else 0, device=h.device)
+        infinite = infinite & (row >= first) & (row < first + count)
     if not bool(infinite.any()):
         return [G, h]
     return [torch.where(infinite.unsqueeze(-1), 0.0, G), torch.where(infinite, 1.0, h)]
@@ -323,7 +338,7 @@ def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
     bound = as_tensor(name, value)
     if bound.ndim == 0:
         bound = bound.expand(n)
-    infinite = sign * bound == float("inf")
+    infinite = sign * bound >= INFINITE
     return [(~infinite).to(bound.dtype), torch.where(infinite, sign, bound)]
 
 

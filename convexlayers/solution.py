@@ -150,6 +150,8 @@ class Solution:
         residuals: measured, not the solver's claim.
         report: what is known of the derivative, filled in when one is taken.
         engine_state: what the engine remembers for its own derivative, if it has one.
+        rescued: elements on which the engine stalled and which it handed to a second one, (B,); None for none of them.
+            Whether that one solved them is in `status`.
     """
 
     program: ConeProgram
@@ -162,6 +164,7 @@ class Solution:
     residuals: Residuals
     report: DerivativeReport = field(default_factory=DerivativeReport)
     engine_state: object = None
+    rescued: Tensor | None = None
 
     @property
     def solved(self) -> Tensor:

@@ -1,17 +1,18 @@
 """QPs that are hard for a reason, each from a fixed seed and with its outcome known by construction.
 
-`hard_qps` makes problems in the style of the Maros-Meszaros collection (Maros, Meszaros, "A repository of convex quadratic
-programming problems", 1999): two-sided rows of which some are free, infinite bounds, equalities as l = u, redundant and
-dependent rows, fixed variables, bad scales, semidefinite and zero P, degenerate vertices, nearly parallel rows, tiny
-feasible sets, and some without a solution. `random_qp` makes the random QPs of dQP (Magoon et al., "Differentiation
-through black-box quadratic programming solvers", arXiv 2410.06324).
+`hard_qps` makes problems in the style of the Maros-Meszaros collection (Maros, Meszaros, "A repository of convex
+quadratic programming problems", 1999): two-sided rows of which some are free, infinite bounds, equalities as l = u,
+redundant and dependent rows, fixed variables, bad scales, semidefinite and zero P, degenerate vertices, nearly parallel
+rows, tiny and thin feasible sets, and some without a solution. `random_qp` makes the random QPs of dQP (Magoon et al.,
+"Differentiation through black-box quadratic programming solvers", arXiv 2410.06324).
 
 A problem with a solution starts from one: draw x, which of the finite sides are active there, and multipliers of their
 sign; then the bounds follow from Ax, and q = -Px - A'y - w makes x optimal.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -58,6 +59,19 @@ class HardQP:
             found |= {"A": self.A[same], "b": self.l[same]}
         return found
 
+    def multipliers(self, duals: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """Those of the rows, (m,), and of the bounds, (n,), from the `duals` of `solve_qp` for these arguments.
+
+        Each is that of the upper side minus that of the lower one.
+        """
+        y, same = torch.zeros_like(self.l), self.l == self.u
+        if "A" in duals:
+            y[same] = duals["A"]
+        if "G" in duals:
+            upper, lower = duals["G"].chunk(2)
+            y[~same] = upper - lower
+        return y, duals["ub"] - duals["lb"]
+
     def objective(self, x: Tensor) -> float:
         """1/2 x'Px + q'x at (n,)."""
         return float(0.5 * x @ self.P @ x + self.q @ x)
@@ -67,8 +81,7 @@ class HardQP:
 
         Args:
             x: (n,).
-            y: multipliers of the rows, (m,): those of the upper sides minus those of the lower ones.
-            w: those of the bounds, (n,), in the same way.
+            y, w: (m,) and (n,), as `multipliers` returns them.
         """
         Ax, Px, Aty = self.A @ x, self.P @ x, self.A.T @ y
         sides = torch.cat([self.l, self.u, self.lb, self.ub])
