@@ -71,8 +71,8 @@ def solve_qp(
         q: (*batch, n).
         G, h: (*batch, g, n) and (*batch, g), or both None. Where h is 1e20 or more, or +inf, the row is no constraint.
         A, b: (*batch, e, n) and (*batch, e), or both None.
-        lb, ub: (*batch, n) or a number, or None. Where their size is 1e20 or more, or infinite, there is no bound; on the
-            wrong side (ub = -inf) it is an element without a solution.
+        lb, ub: (*batch, n) or a number, or None. Where they are 1e20 or more in size, or infinite, there is no bound;
+            one on the wrong side (ub = -inf) is an element without a solution.
         solver: "auto", the name of an engine, or an engine object.
         on_failure: "raise" or "nan", see `ConvexLayer`.
         tolerance, max_iterations: of the solver, by default 1e-8 and its own limit.

@@ -395,8 +395,8 @@ def random_qp(n: int, *, sparse: bool = False, seed: int = 0) -> HardQP:
     l = np.where(np.arange(rows) < equalities, u, -INFINITE)  # noqa: E741
     u = u if sparse else np.where(np.arange(rows) < equalities, u, u + 1.0)
     bound = np.full(n, INFINITE)
-    numbers = [torch.from_numpy(part) for part in (P, q, A, l, u, -bound, bound)]
-    return HardQP(f"random {'sparse' if sparse else 'dense'} {n}", *numbers, "solved", torch.from_numpy(point), True)
+    P, q, A, l, u, lb, ub, x = (torch.from_numpy(part) for part in (P, q, A, l, u, -bound, bound, point))  # noqa: E741
+    return HardQP(f"random {'sparse' if sparse else 'dense'} {n}", P, q, A, l, u, lb, ub, "solved", x, True)
 
 
 def _dense_numbers(rng: np.random.Generator, n: int) -> tuple[np.ndarray, ...]:
