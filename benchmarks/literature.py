@@ -9,7 +9,7 @@ Usage: python benchmarks/literature.py [--workloads NAME ...] [--contenders NAME
                       generators in its package; the batches are ours, for the paper solves one at a time
     bpqp_*            BPQP Table 1: QPs, LPs and SOCPs with 10 to 500 variables, as in its notebooks; the batches are
                       ours, for it solves one at a time
-    dc3_*             DC3 and Pi-net: only b varies. 100 variables with batch 1024; 1000 with 16 instead of 1024, and the
+    dc3_*             DC3 and Pi-net: only b varies. 100 variables, batch 1024; 1000, batch 16 instead of 1024, and the
                       same recipe at half as many rows of each kind as variables
     mpc_*             batches of initial states for one plant
 

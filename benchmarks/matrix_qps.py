@@ -1,6 +1,7 @@
 """QPs given by matrices: minimize 1/2 x'Px + q'x subject to Gx <= h, Ax = b.
 
-Some of the six vary, the others are constant. What varies is a parameter: it has a batch dimension and gets a gradient. The recipes are the literature's, with seeds.
+Some of the six vary, the others are constant. What varies is a parameter: it has a batch dimension and gets a gradient.
+The recipes are the literature's, with seeds.
 """
 
 from collections.abc import Callable, Sequence
