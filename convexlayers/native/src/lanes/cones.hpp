@@ -21,8 +21,6 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 
 using plan::SecondOrderBlock;
 
-// Added to P and to H so that the factor exists; refinement removes the effect.
-inline constexpr double kRegularization = 1e-8;
 // Stands for an infinite eigenvalue of H where it is the only one of its cone, and where it is not.
 inline constexpr double kInfinite = 1e30;
 inline constexpr double kLarge = 1e7;
@@ -71,7 +69,7 @@ struct Cones {
     // P + eps I and -(H + eps I), with the vectors of expanded blocks, into the arrays of the factorization.
     static void write(const Plan& plan, Workspace<W>& w) {
         const Int n = plan.n();
-        const V eps = broadcast<W>(kRegularization);
+        const V eps = w.eps;
         for (Int j = 0; j < n; ++j) {
             const Int source = plan.kkt.P_diagonal[j];
             w.panels[plan.diagonal[j]] = source < 0 ? eps : w.numbers[source] + eps;
@@ -283,7 +281,7 @@ private:
             w.panels[u_targets[i]] = along_u * u[i];
             w.panels[v_targets[i]] = -(along_v * u[i]);
         }
-        for (Int i = 0; i < cone.dim; ++i) w.panels[plan.diagonal[first + i]] = -(H.rest + kRegularization);
+        for (Int i = 0; i < cone.dim; ++i) w.panels[plan.diagonal[first + i]] = -(H.rest + w.eps);
         w.panels[plan.diagonal[cone.v_node]] = broadcast<W>(-1.0);
         w.panels[plan.diagonal[cone.u_node]] = broadcast<W>(1.0);
     }

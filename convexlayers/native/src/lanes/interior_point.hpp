@@ -49,6 +49,10 @@ inline constexpr int kMostShortSteps = 10;
 inline constexpr double kProgress = 0.9;
 inline constexpr int kMostIdleSteps = 4;
 inline constexpr double kDampedCentering = 0.3;
+// A lane that breaks down, or has not got better for so many steps, starts anew with this much regularization: a pivot
+// of eps alone, as equalities have, costs 1e-16 / eps of accuracy in P, which may be more than there is of P.
+inline constexpr int kHopelessSteps = 25;
+inline constexpr double kHeavyRegularization = 1e-5;
 // First try of polishing; where it fails, the next comes when the residual has fallen by this factor.
 inline constexpr double kPolishLinear = 1e-4;
 inline constexpr double kPolishCurved = 1e-5;
@@ -72,6 +76,7 @@ struct LaneState {
     Phase phase = Phase::idle;
     std::int64_t element = -1;
     int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
+    bool heavy = false;
     double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
 };
 
@@ -138,6 +143,7 @@ private:
             lanes_[lane].polish_at = linear_ ? kPolishLinear : kPolishCurved;
             set_mask<W>(fresh, lane, true);
             set_mask<W>(damped_, lane, false);
+            set<W>(w_.eps, lane, kRegularization);
         }
         if (!any(fresh)) return;
         const M finite = Numbers<W>::load(plan_, w_, values_, elements, fresh);
@@ -163,12 +169,17 @@ private:
             set<W>(floor_dual_, lane, user.omega / user.tau);
             set<W>(floor_gap_, lane, user.omega);
             set<W>(unit_x_, lane, user.tau);
-            set<W>(tau_, lane, 1.0);
-            set<W>(kappa_, lane, 1.0);
         }
         const V one = broadcast<W>(1.0);
         Numbers<W>::scale_units(plan_, w_, select(fresh, sigma_, one), select(fresh, zeta_, one));
         System<W>::place_lasting(plan_, w_);
+        start(fresh);
+    }
+
+    // The iterate before the first point.
+    void start(const M& fresh) {
+        tau_ = select(fresh, broadcast<W>(1.0), tau_);
+        kappa_ = select(fresh, broadcast<W>(1.0), kappa_);
         for (V* v : {w_.x, w_.Px, w_.Atz, w_.rx}) clear(v, plan_.n(), fresh);
         for (V* v : {w_.s, w_.z, w_.Ax, w_.rz}) clear(v, plan_.m(), fresh);
     }
@@ -387,7 +398,7 @@ private:
     void newton_point(const M& lanes, const V* dz) {
         Cones<W>::multiply(plan_, w_, dz, w_.jordan);
         for (Int i = 0; i < plan_.m(); ++i) {
-            const V slack = -fma(broadcast<W>(kRegularization), dz[i], w_.jordan[i]);
+            const V slack = -fma(w_.eps, dz[i], w_.jordan[i]);
             w_.s[i] = select(lanes, (w_.s[i] - w_.z[i]) + (slack - dz[i]), w_.s[i]);
         }
         Cones<W>::project(plan_, w_.s, w_.dz, lanes);
@@ -494,7 +505,8 @@ private:
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
         const bool lost = !(tau > 0 && kappa >= 0 && worst < std::numeric_limits<double>::infinity());
-        if (lost || state.short_steps >= kMostShortSteps) return give_up(lane, Outcome::numerical_error);
+        const bool stuck = state.short_steps >= kMostShortSteps || (state.idle_steps >= kHopelessSteps && !state.heavy);
+        if (lost || stuck) return give_up(lane, Outcome::numerical_error);
         if (state.iterations >= settings_.max_iterations) return give_up(lane, Outcome::max_iterations);
     }
 
@@ -586,7 +598,25 @@ private:
             return finish(lane, Outcome::solved);
         if (get<W>(infeasible_, lane) <= kCertificate) return fail(lane, Outcome::primal_infeasible);
         if (get<W>(unbounded_, lane) <= kCertificate) return fail(lane, Outcome::dual_infeasible);
+        if (outcome == Outcome::numerical_error && !lanes_[lane].heavy && lanes_[lane].iterations < settings_.max_iterations)
+            return start_heavy(lane);
         finish(lane, outcome);
+    }
+
+    // The same element once more, from its scaled numbers; its iterations count on.
+    void start_heavy(int lane) {
+        const LaneState old = lanes_[lane];
+        LaneState& state = lanes_[lane] = LaneState{};
+        state.phase = Phase::first;
+        state.element = old.element;
+        state.iterations = old.iterations;
+        state.polish_at = linear_ ? kPolishLinear : kPolishCurved;
+        state.heavy = true;
+        set_mask<W>(damped_, lane, false);
+        set<W>(w_.eps, lane, kHeavyRegularization);
+        M only = no_lane<W>();
+        set_mask<W>(only, lane, true);
+        start(only);
     }
 
     // --------------------------------------------------------------------------------------- results

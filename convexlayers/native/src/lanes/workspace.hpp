@@ -20,6 +20,9 @@ struct SecondOrderSpectrum {
     Vec<W> rest, plus, minus, mu;
 };
 
+// Added to P and to H so that the factor exists; refinement removes the effect.
+inline constexpr double kRegularization = 1e-8;
+
 template <int W>
 struct Workspace {
     using V = Vec<W>;
@@ -74,6 +77,7 @@ struct Workspace {
     V *H, *u;                                // H of the rows that have a diagonal one; directions of second-order cones
     V *inverse_s, *inverse_z, *jordan;       // scratch of the cones
     std::vector<SecondOrderSpectrum<W>> spectra;
+    V eps = broadcast<W>(kRegularization);   // what the matrix is regularized by
 
 private:
     V* memory_ = nullptr;
