@@ -9,7 +9,7 @@ Usage: python benchmarks/literature.py [--workloads NAME ...] [--contenders NAME
                       generators in its package; the batches are ours, for the paper solves one at a time
     bpqp_*            BPQP Table 1: QPs, LPs and SOCPs with 10 to 500 variables, as in its notebooks; the batches are
                       ours, for it solves one at a time
-    dc3_*             DC3 and Pi-net: only b varies. 100 variables, batch 1024; 1000, batch 16 instead of 1024, and the
+    dc3_*             DC3 and Pi-net: only b varies. 100 variables, batch 1024; 1000, batch 4 instead of 1024, and the
                       same recipe at half as many rows of each kind as variables
     mpc_*             batches of initial states for one plant
 
@@ -89,7 +89,7 @@ WORKLOADS: dict[str, Workload] = {
     },
     **{f"bpqp_socp_{n}": Workload(bpqp_ball, (n,), 64, (5,)) for n in (10, 50, 100, 500)},
     "dc3_100": Workload(dc3, (100,), 1024, (6,)),
-    "dc3_1000": Workload(dc3, (1000,), 16, (10,)),
+    "dc3_1000": Workload(dc3, (1000,), 4, (10,)),
     "mpc_20": Workload(mpc, (), 256, (3, 2, 1)),
 }
 FAST_BATCH = 2

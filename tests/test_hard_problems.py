@@ -75,6 +75,20 @@ def test_nothing_that_claims_to_be_solved_is_not():
     assert rescued <= 1
 
 
+def test_nearly_linear_objectives_with_dense_equalities():
+    """P = 1e-6 I: the pivots of the equalities cost more accuracy than there is of P, and the solve starts anew."""
+    generator = torch.Generator().manual_seed(0)
+    v = torch.randn(16, 20, generator=generator, dtype=torch.float64)
+    x, G, A = (
+        torch.rand(16, *shape, generator=generator, dtype=torch.float64) for shape in ((100,), (20, 100), (20, 100))
+    )
+    q, h = -torch.einsum("bij,bi->bj", G, (-v).clamp(min=0)), torch.einsum("bij,bj->bi", G, x) + v.clamp(min=0)
+    P, b = 1e-6 * torch.eye(100, dtype=torch.float64), torch.einsum("bij,bj->bi", A, x)
+    solution = cl.solve_qp(P, q, G, h, A, b, solver="native")
+    assert solution.cone_solution.residuals.largest.max() <= 1e-7
+    assert not solution.rescued.any()
+
+
 # ------------------------------------------------------------------------------------------- large and infinite numbers
 
 

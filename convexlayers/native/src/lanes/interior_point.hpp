@@ -52,7 +52,7 @@ inline constexpr double kDampedCentering = 0.3;
 // A lane that breaks down, or has not got better for so many steps, starts anew with this much regularization: a pivot
 // of eps alone, as equalities have, costs 1e-16 / eps of accuracy in P, which may be more than there is of P.
 inline constexpr int kHopelessSteps = 25;
-inline constexpr double kHeavyRegularization = 1e-5;
+inline constexpr double kHeavyRegularization = 1e-6;
 // First try of polishing; where it fails, the next comes when the residual has fallen by this factor.
 inline constexpr double kPolishLinear = 1e-4;
 inline constexpr double kPolishCurved = 1e-5;
