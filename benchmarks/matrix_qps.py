@@ -101,7 +101,7 @@ def cvxpylayers_sparse(n: int, slack: float = 0.0) -> MatrixQP:
     """cvxpylayers' sparse QP (arXiv 1910.12430, Fig. 3): P = I, A and G of 1 % uniform entries plus I, b = Ax, h = Gx.
 
     A is square, so that x is the one feasible point and all inequalities are active in it: there is no derivative. With
-    a slack, h = G x + slack u with uniform u, and there is one.
+    a slack, h = G x + slack (0.1 + u) with uniform u, and there is one.
     """
     rng = np.random.default_rng(0)
     A, G = (sp.random(n, n, density=0.01, random_state=rng).toarray() + np.eye(n) for _ in range(2))
@@ -109,7 +109,7 @@ def cvxpylayers_sparse(n: int, slack: float = 0.0) -> MatrixQP:
 
     def draw(batch: int) -> list[Tensor]:
         x = randn(batch, n, seed=1)
-        return [randn(batch, n, seed=2), x @ G.T + slack * _uniform(batch, n, seed=3), x @ A.T]
+        return [randn(batch, n, seed=2), x @ G.T + slack * (0.1 + _uniform(batch, n, seed=3)), x @ A.T]
 
     return MatrixQP(("q", "h", "b"), draw, n, n, n, {"P": torch.eye(n, dtype=torch.float64), "G": G, "A": A})
 
