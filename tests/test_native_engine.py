@@ -20,9 +20,8 @@ from convexlayers.derivatives import Cotangents
 from convexlayers.engines import make_engine, native
 from convexlayers.engines.base import Plan
 from convexlayers.engines.native import Native
-from convexlayers.errors import ArgumentError, UnsupportedProblemError
-from convexlayers.testing import infeasible_program, join, random_program, unbounded_program
-from convexlayers.testing.problems import KINDS
+from convexlayers.errors import ArgumentError
+from convexlayers.testing import infeasible_program, random_program, unbounded_program
 
 BATCH = 5
 SEEDS = 240
