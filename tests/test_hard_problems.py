@@ -76,7 +76,7 @@ def test_nothing_that_claims_to_be_solved_is_not():
 
 
 def test_nearly_linear_objectives_with_dense_equalities():
-    """P = 1e-6 I: the pivots of the equalities cost more accuracy than there is of P, and the solve starts anew."""
+    """P = 1e-6 I: the pivots of the equalities cost more accuracy than there is of P, and most solves start anew."""
     generator = torch.Generator().manual_seed(0)
     v = torch.randn(16, 20, generator=generator, dtype=torch.float64)
     x, G, A = (
@@ -86,7 +86,8 @@ def test_nearly_linear_objectives_with_dense_equalities():
     P, b = 1e-6 * torch.eye(100, dtype=torch.float64), torch.einsum("bij,bj->bi", A, x)
     solution = cl.solve_qp(P, q, G, h, A, b, solver="native")
     assert solution.cone_solution.residuals.largest.max() <= 1e-7
-    assert not solution.rescued.any()
+    # Without the second start it is every one of them.
+    assert solution.rescued.sum() <= 4
 
 
 # ------------------------------------------------------------------------------------------- large and infinite numbers

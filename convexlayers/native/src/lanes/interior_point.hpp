@@ -49,9 +49,8 @@ inline constexpr int kMostShortSteps = 10;
 inline constexpr double kProgress = 0.9;
 inline constexpr int kMostIdleSteps = 4;
 inline constexpr double kDampedCentering = 0.3;
-// A lane that breaks down, or has not got better for so many steps, starts anew with this much regularization: a pivot
-// of eps alone, as equalities have, costs 1e-16 / eps of accuracy in P, which may be more than there is of P.
-inline constexpr int kHopelessSteps = 25;
+// A lane that breaks down starts anew with this much regularization: a pivot of eps alone, as equalities have, costs
+// 1e-16 / eps of accuracy in P, which may be more than there is of P.
 inline constexpr double kHeavyRegularization = 1e-6;
 // First try of polishing; where it fails, the next comes when the residual has fallen by this factor.
 inline constexpr double kPolishLinear = 1e-4;
@@ -530,8 +529,7 @@ private:
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
         const bool lost = !(tau > 0 && kappa >= 0 && worst < std::numeric_limits<double>::infinity());
-        const bool stuck = state.short_steps >= kMostShortSteps || (state.idle_steps >= kHopelessSteps && !state.heavy);
-        if (lost || stuck) return give_up(lane, Outcome::numerical_error);
+        if (lost || state.short_steps >= kMostShortSteps) return give_up(lane, Outcome::numerical_error);
         if (state.iterations >= settings_.max_iterations) return give_up(lane, Outcome::max_iterations);
     }
 
