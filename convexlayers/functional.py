@@ -24,6 +24,9 @@ from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.sparse import Pattern
 
+# A bound of this size and above is none: the convention of Clarabel and of most file formats.
+INFINITE = 1e20
+
 SecondOrderBlock = tuple[Value, Value, Value, Value]
 
 
@@ -68,11 +71,12 @@ def solve_qp(
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
         q: (*batch, n).
-        G, h: (*batch, g, n) and (*batch, g), or both None. Entries of h may be +inf.
+        G, h: (*batch, g, n) and (*batch, g), or both None. Where h is 1e20 or more, or +inf, the row is no constraint.
         A, b: (*batch, e, n) and (*batch, e), or both None.
             P, G and A may be sparse, tensors of torch or matrices of scipy, without batch dimensions: the work is then
             that of their stored entries, and gradients reach these only.
-        lb, ub: (*batch, n) or a number, or None. Entries may be -inf and +inf.
+        lb, ub: (*batch, n) or a number, or None. Where they are 1e20 or more in size, or infinite, there is no bound;
+            one on the wrong side (ub = -inf) is an element without a solution.
         solver: "auto", the name of an engine, or an engine object.
         on_failure: "raise" or "nan", see `ConvexLayer`.
         tolerance, max_iterations: of the solver, by default 1e-8 and its own limit.
@@ -203,7 +207,9 @@ def solve_cone_program(
 
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
-        q: (*batch, n). A: (*batch, m, n). b: (*batch, m). P and A may be sparse, as in `solve_qp`.
+        q: (*batch, n). A: (*batch, m, n). P and A may be sparse, as in `solve_qp`.
+        b: (*batch, m); where it is 1e20 or more, or +inf, in a row of the nonnegative cone, the row is no constraint,
+            and is solved as 0'x + s = 1.
         cones: sizes of the cones, in the order of the rows of A; a mapping with the same keys will do.
         The options: as in `solve_qp`.
 
@@ -214,8 +220,15 @@ def solve_cone_program(
         ArgumentError, SolverError: as in `solve_qp`.
     """
     engine = make_engine(solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations)
-    program, values = _cone_program(P, q, A, b, Cones.coerce(cones), validate)
-    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    cones = Cones.coerce(cones)
+    program, values, pattern = _cone_program(P, q, A, b, cones, validate)
+    dtype = common_dtype(values)
+    if cones.rows:
+        entries, right = as_tensor("A", values[-2]), as_tensor("b", b)
+        values[-2:] = _without_infinite_rows(entries, right, pattern, cones.zero, cones.nonnegative)
+    run = execute(
+        engine.setup(program), values, dtype=dtype, on_failure=check_policy(on_failure), check_values=validate
+    )
     return _solution(run, [], [])
 
 
@@ -245,7 +258,7 @@ def differentiable_solution(
     Returns:
         the same x, s, z, now functions of P, q, A, b.
     """
-    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
+    program, values, _ = _cone_program(P, q, A, b, Cones.coerce(cones))
     tensors, batch = to_batch(program.parameters, values)
     sizes = {"x": program.structure.n, "s": program.structure.m, "z": program.structure.m}
     flat = []
@@ -337,7 +350,7 @@ _sparse_cone_program = lru_cache(maxsize=16)(cone_program)
 
 def _cone_program(
     P: Value | None, q: Value, A: Value, b: Value, cones: Cones, validate: bool = False
-) -> tuple[ParametrizedConeProgram, list[Value]]:
+) -> tuple[ParametrizedConeProgram, list[Value], Pattern | None]:
     n = _width("q", q)
     P, P_pattern = _entries("P", P, (n, n), validate)
     A, A_pattern = _entries("A", A, (cones.rows, n), validate)
@@ -347,12 +360,17 @@ def _cone_program(
         program = _sparse_cone_program(n, P is not None, cones, P_pattern, A_pattern)
     values: list[Value] = [] if P is None else [P]
     values += [q, A, b] if cones.rows else [q]
-    return program, values
+    return program, values, A_pattern
 
 
-def _without_infinite_rows(G: Tensor, h: Tensor, pattern: Pattern | None) -> list[Tensor]:
-    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers."""
-    infinite = torch.isposinf(h)
+def _without_infinite_rows(
+    G: Tensor, h: Tensor, pattern: Pattern | None = None, first: int = 0, count: int | None = None
+) -> list[Tensor]:
+    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers. Of `count` rows from the first on."""
+    infinite = h >= INFINITE
+    if count is not None:
+        row = torch.arange(h.shape[-1] if h.ndim else 0, device=h.device)
+        infinite = infinite & (row >= first) & (row < first + count)
     if not bool(infinite.any()):
         return [G, h]
     rows = infinite.unsqueeze(-1) if pattern is None else infinite[..., torch.from_numpy(pattern.rows).to(h.device)]
@@ -364,7 +382,7 @@ def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
     bound = as_tensor(name, value)
     if bound.ndim == 0:
         bound = bound.expand(n)
-    infinite = sign * bound == float("inf")
+    infinite = sign * bound >= INFINITE
     return [(~infinite).to(bound.dtype), torch.where(infinite, sign, bound)]
 
 

@@ -271,7 +271,7 @@ class NativePlan(Plan):
             for name in ("primal", "dual", "gap")
         }
         state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
-        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state)
+        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state, rescued=stalled)
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
@@ -337,7 +337,9 @@ def _to_device(solution: Solution, device: torch.device) -> Solution:
     names = ("x", "s", "z", "status", "iterations", "objective")
     residuals = solution.residuals
     moved = Residuals(residuals.primal.to(device), residuals.dual.to(device), residuals.gap.to(device))
-    return replace(solution, **{name: getattr(solution, name).to(device) for name in names}, residuals=moved)
+    rescued = None if solution.rescued is None else solution.rescued.to(device)
+    parts = {name: getattr(solution, name).to(device) for name in names}
+    return replace(solution, **parts, residuals=moved, rescued=rescued)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ struct Cones {
     // factorization.
     static void write(const Plan& plan, Workspace<W>& w) {
         const Int n = plan.n();
-        const V eps = broadcast<W>(kRegularization);
+        const V eps = w.eps;
         for (Int j = 0; j < n; ++j) {
             const Int source = plan.kkt.P_diagonal[j];
             w.panels[plan.diagonal[j]] = source < 0 ? eps : w.numbers[source] + eps;
@@ -328,7 +328,7 @@ private:
             }
         }
         const Int* const rows = plan.diagonal.data() + plan.n() + cone.row;
-        for (Int i = 0; i < cone.dim; ++i) w.panels[rows[i]] = -(H.rest + kRegularization);
+        for (Int i = 0; i < cone.dim; ++i) w.panels[rows[i]] = -(H.rest + w.eps);
         w.panels[plan.diagonal[cone.v_node]] = broadcast<W>(-1.0);
         w.panels[plan.diagonal[cone.u_node]] = broadcast<W>(1.0);
     }
@@ -336,7 +336,7 @@ private:
     // The rows of a semidefinite cone in the coordinates in which its H is diagonal.
     static void write_rotated(const Plan& plan, const SemidefiniteBlock& cone, Workspace<W>& w) {
         const Int* const rows = plan.diagonal.data() + plan.n() + cone.row;
-        for (Int k = 0; k < cone.dim; ++k) w.panels[rows[k]] = -(w.H[cone.row + k] + kRegularization);
+        for (Int k = 0; k < cone.dim; ++k) w.panels[rows[k]] = -(w.H[cone.row + k] + w.eps);
         SemidefiniteCone<W> rotation = semidefinite(cone, w);
         const V* const A = w.numbers + plan.pattern.A_start();
         for (Int c = cone.first_column; c < cone.last_column; ++c) {

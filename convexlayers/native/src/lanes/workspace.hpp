@@ -70,6 +70,7 @@ struct Workspace {
     V *inverse_s, *inverse_z, *jordan;       // scratch of the cones
     V *cone_numbers, *cone_work;             // what the cones keep, and scratch of one call
     std::vector<Spectrum<W>> spectra;        // H of the expanded blocks
+    V eps = broadcast<W>(kRegularization);   // what the matrix is regularized by
 
 private:
     V* memory_ = nullptr;
