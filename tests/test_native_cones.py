@@ -207,10 +207,16 @@ def test_projections_of_matrices(order, name):
     Q = torch.linalg.qr(randn(6, order, order, seed=order))[0]
     Q[0] = torch.eye(order, dtype=torch.float64)
     v = svec((Q * values) @ Q.mT)
-    if name in ("equal", "negative and equal"):
-        # Entries that rounding leaves instead of zeros would count among the typical sizes of v.
-        v = torch.where(v.abs() < 1e-12, 0.0, v)
     check_projections(Cones(psd=(order,)), v, AT_WORST if name in DEGENERATE else ROUNDING)
+
+
+@pytest.mark.parametrize("cones", [Cones(nonnegative=6), Cones(second_order=(6,)), Cones(psd=(3,))], ids=str)
+@pytest.mark.parametrize("tiny", [1e-20, 1e-17, 1e-15, 1e-8])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_projections_with_entries_that_rounding_left(cones, tiny, sign):
+    """Zero but for rounding: whatever these say of typical sizes, a projection is neither infeasible nor unbounded."""
+    v = torch.tensor([[1.0, tiny, 1.0, tiny, -3 * tiny, 1.0]], dtype=torch.float64)
+    check_projections(cones, sign * v, AT_WORST)
 
 
 SMOOTH = THREE | {f"psd {order}": Cones(psd=(order,)) for order in (2, 3, 5)}
