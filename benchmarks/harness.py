@@ -2,9 +2,11 @@
 
 import gc
 import os
+import signal
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +19,8 @@ Row = dict[str, Any]
 # fast contenders make this many calls in a row, within this time.
 BURST = 10
 BURST_SECONDS = 0.1
+# A gradient this much smaller than the others counts as zero.
+NEGLIGIBLE = 1e-6
 FIELDS = ["forward_ms", "backward_ms", "solution_error", "gradient_error", "kkt_residual", "repeats", "failure"]
 
 
@@ -85,9 +89,13 @@ def call_once(contender: Contender, values: Values) -> Call:
 
 
 def relative_error(found: Sequence[Tensor], reference: Sequence[Tensor]) -> float:
-    """The largest over the tensors, in the maximum norm; NaN counts as infinite."""
+    """The largest over the tensors, in the maximum norm; NaN counts as infinite.
+
+    Relative to the tensor, or to a millionth of the largest one: the gradient of some parameters is zero.
+    """
+    floor = max(1e-300, NEGLIGIBLE * max((float(r.abs().max()) for r in reference), default=0.0))
     pairs = zip(found, reference, strict=True)
-    errors = [float((f - r).abs().max() / r.abs().max().clamp(min=1e-300)) for f, r in pairs]
+    errors = [float((f - r).abs().max() / r.abs().max().clamp(min=floor)) for f, r in pairs]
     return max(float("inf") if error != error else error for error in errors)
 
 
@@ -98,6 +106,7 @@ def race(
     reference: tuple[Values, Values] | None = None,
     repeats: int = 10,
     budget: float = 20.0,
+    limit: float | None = None,
 ) -> list[Row]:
     """Time all contenders on the same tensors, in turn; one row of `FIELDS` for each, in order.
 
@@ -108,8 +117,9 @@ def race(
         reference: outputs and gradients to compare with.
         repeats: turns of each, after one call that is not counted; a turn is a burst of calls.
         budget: seconds; whose calls would take longer together gets fewer of them, but at least one.
+        limit: seconds; who needs more to prepare and call once is out.
     """
-    entries = [_warm_up(contender, problem, values, repeats, budget) for contender in contenders]
+    entries = [_warm_up(contender, problem, values, repeats, budget, limit) for contender in contenders]
     for turn in range(repeats):
         gc.collect()
         # Every other turn goes backwards, so that nobody always follows the same one and inherits its caches.
@@ -119,12 +129,34 @@ def race(
     return [_row(entry, values, reference) for entry in entries]
 
 
-def _warm_up(contender: Contender, problem: Any, values: Values, repeats: int, budget: float) -> Entry:
+@contextmanager
+def at_most(seconds: float | None) -> Iterator[None]:
+    """Raise `TimeoutError` in the block after so many seconds, as soon as it is back in Python."""
+
+    def stop(*_: object) -> None:
+        raise TimeoutError(f"more than {seconds:g} s")
+
+    if seconds is None or not hasattr(signal, "setitimer"):
+        yield
+        return
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def _warm_up(
+    contender: Contender, problem: Any, values: Values, repeats: int, budget: float, limit: float | None
+) -> Entry:
     """Prepare and call once. A contender that fails stays in the table, with the reason."""
     entry = Entry(contender)
     try:
-        contender.prepare(problem, values[0].shape[0])
-        seconds = call_once(contender, values).seconds
+        with at_most(limit):
+            contender.prepare(problem, values[0].shape[0])
+            seconds = call_once(contender, values).seconds
     except Exception as failure:
         entry.failure = describe(failure)
         return entry

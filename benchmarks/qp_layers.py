@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from harness import FIELDS, Row, limit_threads, race
-from qp_contenders import QP, MoreauQP, OursQP, Proxsuite, Qpth
+from qp_contenders import MoreauQP, OursQP, Proxsuite, Qpth, ridged
 from reference import TOLERANCE, cached
 from report import RESULTS, environment, show, write
 from torch import Tensor
@@ -42,8 +42,8 @@ def main() -> None:
     contenders = [contender for contender in CONTENDERS if contender.installed]
     fields, rows = ["family", "batch", "contender", *FIELDS], list[Row]()
     for n in tqdm(options.sizes, file=sys.stderr):
-        qp, batch = QP(n, n), SIZES[n]
-        values = qp.sample(batch)
+        qp, batch = ridged(n, n), SIZES[n]
+        values = qp.draw(batch)
         found = race(
             contenders, qp, values, cached(f"optnet{n}", values, solve), options.repeats, options.budget
         )  # fmt: skip

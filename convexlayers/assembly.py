@@ -11,6 +11,7 @@ import numpy as np
 from convexlayers.cones import Cones
 from convexlayers.maps import AffineMap, SparseMap
 from convexlayers.program import Block, OutputInfo, ParameterInfo, ParametrizedConeProgram, Structure
+from convexlayers.sparse import Pattern
 
 
 @dataclass
@@ -32,11 +33,15 @@ class Assembly:
         self.infos.append(ParameterInfo(len(self.infos), name, shape, attributes))
         return len(self.infos) - 1
 
-    def quadratic(self, block: int) -> None:
-        """P from an (n, n) block: the average of both triangles, so that gradients are symmetric."""
-        i, j = (part.reshape(-1) for part in np.indices((self.n, self.n)))
+    def quadratic(self, name: str, pattern: Pattern | None = None) -> None:
+        """P from an (n, n) block or from its entries: the average of both triangles; gradients are symmetric."""
+        if pattern is None:
+            block = self.parameter(name, (self.n, self.n), "PSD")
+            i, j = (part.reshape(-1) for part in np.indices((self.n, self.n)))
+        else:
+            block, i, j = self.parameter(name, (len(pattern.rows),)), pattern.rows, pattern.cols
         value = np.where(i == j, 1.0, 0.5)
-        self._P.append((block, np.minimum(i, j), np.maximum(i, j), np.arange(self.n**2), value))
+        self._P.append((block, np.minimum(i, j), np.maximum(i, j), np.arange(len(i)), value))
 
     def linear(self, block: int) -> None:
         """q from an (n,) block."""
@@ -46,6 +51,15 @@ class Assembly:
         """Rows row .. row + height of A from a (height, n) or, for height 1, (n,) block."""
         i, j = (part.reshape(-1) for part in np.indices((height, self.n)))
         self._A.append((block, row + i, j, np.arange(height * self.n), np.full(height * self.n, sign)))
+
+    def rows(self, name: str, row: int, height: int, pattern: Pattern | None = None) -> None:
+        """Rows row .. row + height of A from a (height, n) block of that name, or from its entries."""
+        if pattern is None:
+            return self.matrix(self.parameter(name, (height, self.n)), row, height)
+        block = self.parameter(name, (len(pattern.rows),))
+        self._A.append(
+            (block, row + pattern.rows, pattern.cols, np.arange(len(pattern.rows)), np.ones(len(pattern.rows)))
+        )
 
     def diagonal(self, block: int, row: int, sign: float) -> None:
         """Row row + i of A has entry i of an (n,) block at column i."""
@@ -87,6 +101,8 @@ class Assembly:
 
     @staticmethod
     def _map(entries: list[tuple[np.ndarray, np.ndarray, np.ndarray]], height: int, width: int) -> SparseMap:
+        if not entries:
+            return SparseMap(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64), np.zeros(0), (height, width))
         rows, cols, values = (np.concatenate(parts) for parts in zip(*entries, strict=True))
         return SparseMap(rows, cols, values, (height, width))
 
@@ -94,12 +110,17 @@ class Assembly:
 @lru_cache(maxsize=128)
 def dense_cone_program(n: int, has_P: bool, cones: Cones) -> ParametrizedConeProgram:
     """The program whose parameters are P (where there is one), q, A, b (where there are rows) themselves, all dense."""
+    return cone_program(n, has_P, cones, None, None)
+
+
+def cone_program(n: int, has_P: bool, cones: Cones, P: Pattern | None, A: Pattern | None) -> ParametrizedConeProgram:
+    """The same with patterns of P and A where these are sparse; then their parameters are their entries."""
     assembly = Assembly(n)
     if has_P:
-        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
+        assembly.quadratic("P", P)
     assembly.linear(assembly.parameter("q", (n,)))
     if cones.rows:
-        assembly.matrix(assembly.parameter("A", (cones.rows, n)), 0, cones.rows)
+        assembly.rows("A", 0, cones.rows, A)
         assembly.right_side(assembly.parameter("b", (cones.rows,)), 0, cones.rows)
     return assembly.finish(cones, "cone program")
 

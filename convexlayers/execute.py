@@ -63,6 +63,14 @@ class BatchSolution:
         return self.margin <= WEAK
 
     @property
+    def rescued(self) -> Tensor:
+        """Boolean mask (*batch): elements on which the engine stalled and which it handed to Clarabel."""
+        mask = self.cone_solution.rescued
+        if mask is None:
+            return torch.zeros_like(self.status, dtype=torch.bool)
+        return mask.to(self.status.device).reshape(self.status.shape)
+
+    @property
     def derivative_report(self) -> DerivativeReport:
         """What is known of the last derivative, one entry per element; empty before backward."""
         return self.cone_solution.report
@@ -72,8 +80,8 @@ class BatchSolution:
         raise_for_status(self.status)
 
     def describe(self) -> str:
-        """The statuses in sentences."""
-        return describe(self.status)
+        """The statuses in sentences, and which elements a second engine was asked for."""
+        return describe(self.status, self.rescued)
 
 
 @dataclass(frozen=True)

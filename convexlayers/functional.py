@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexlayers.assembly import Assembly, dense_cone_program
+from convexlayers import sparse
+from convexlayers.assembly import Assembly, cone_program, dense_cone_program
 from convexlayers.batching import Value, as_tensor, common_dtype, to_batch
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Derivative, Exact
@@ -21,6 +22,10 @@ from convexlayers.engines.given import Given
 from convexlayers.errors import ArgumentError, wrong_shape
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute, run_plan
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.sparse import Pattern
+
+# A bound of this size and above is none: the convention of Clarabel and of most file formats.
+INFINITE = 1e20
 
 SecondOrderBlock = tuple[Value, Value, Value, Value]
 
@@ -66,13 +71,17 @@ def solve_qp(
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
         q: (*batch, n).
-        G, h: (*batch, g, n) and (*batch, g), or both None. Entries of h may be +inf.
+        G, h: (*batch, g, n) and (*batch, g), or both None. Where h is 1e20 or more, or +inf, the row is no constraint.
         A, b: (*batch, e, n) and (*batch, e), or both None.
-        lb, ub: (*batch, n) or a number, or None. Entries may be -inf and +inf.
+            P, G and A may be sparse, tensors of torch or matrices of scipy, without batch dimensions: the work is then
+            that of their stored entries, and gradients reach these only.
+        lb, ub: (*batch, n) or a number, or None. Where they are 1e20 or more in size, or infinite, there is no bound;
+            one on the wrong side (ub = -inf) is an element without a solution.
         solver: "auto", the name of an engine, or an engine object.
         on_failure: "raise" or "nan", see `ConvexLayer`.
         tolerance, max_iterations: of the solver, by default 1e-8 and its own limit.
-        validate: check that P is symmetric positive semidefinite.
+        validate: check that P is symmetric positive semidefinite; a sparse P, that it is symmetric and its diagonal
+            nonnegative.
         derivative: a derivative strategy, by default `Exact()`.
 
     Returns:
@@ -155,13 +164,19 @@ def solve_socp(
     equalities = 0 if b is None else _width("b", b)
     sizes = tuple(_width(f"second_order[{i}][1]", cone[1]) for i, cone in enumerate(second_order))
     bounded = (lb is not None, ub is not None)
-    program = _socp_program(n, P is not None, equalities, inequalities, bounded, sizes)
+    (P, P_pattern), (G, G_pattern), (A, A_pattern) = (
+        _entries(name, value, (height, n), validate)
+        for name, value, height in (("P", P, n), ("G", G, inequalities), ("A", A, equalities))
+    )
+    patterns = (P_pattern, G_pattern, A_pattern)
+    make = _socp_program if patterns == (None, None, None) else _sparse_socp_program
+    program = make(n, P is not None, equalities, inequalities, bounded, sizes, patterns)
     values: list[Value] = [] if P is None else [P]
     values.append(q)
     if A is not None and b is not None:
         values += [A, b]
     if G is not None and h is not None:
-        values += _without_infinite_rows(as_tensor("G", G), as_tensor("h", h))
+        values += _without_infinite_rows(as_tensor("G", G), as_tensor("h", h), G_pattern)
     values += [] if lb is None else _bound("lb", lb, n, -1.0)
     values += [] if ub is None else _bound("ub", ub, n, 1.0)
     values += [value for cone in second_order for value in cone]
@@ -192,7 +207,9 @@ def solve_cone_program(
 
     Args:
         P: symmetric positive semidefinite, (*batch, n, n), or None for zero.
-        q: (*batch, n). A: (*batch, m, n). b: (*batch, m).
+        q: (*batch, n). A: (*batch, m, n). P and A may be sparse, as in `solve_qp`.
+        b: (*batch, m); where it is 1e20 or more, or +inf, in a row of the nonnegative cone, the row is no constraint,
+            and is solved as 0'x + s = 1.
         cones: sizes of the cones, in the order of the rows of A; a mapping with the same keys will do.
         The options: as in `solve_qp`.
 
@@ -203,8 +220,15 @@ def solve_cone_program(
         ArgumentError, SolverError: as in `solve_qp`.
     """
     engine = make_engine(solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations)
-    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
-    run = execute(engine.setup(program), values, on_failure=check_policy(on_failure), check_values=validate)
+    cones = Cones.coerce(cones)
+    program, values, pattern = _cone_program(P, q, A, b, cones, validate)
+    dtype = common_dtype(values)
+    if cones.rows:
+        entries, right = as_tensor("A", values[-2]), as_tensor("b", b)
+        values[-2:] = _without_infinite_rows(entries, right, pattern, cones.zero, cones.nonnegative)
+    run = execute(
+        engine.setup(program), values, dtype=dtype, on_failure=check_policy(on_failure), check_values=validate
+    )
     return _solution(run, [], [])
 
 
@@ -234,7 +258,7 @@ def differentiable_solution(
     Returns:
         the same x, s, z, now functions of P, q, A, b.
     """
-    program, values = _cone_program(P, q, A, b, Cones.coerce(cones))
+    program, values, _ = _cone_program(P, q, A, b, Cones.coerce(cones))
     tensors, batch = to_batch(program.parameters, values)
     sizes = {"x": program.structure.n, "s": program.structure.m, "z": program.structure.m}
     flat = []
@@ -267,19 +291,36 @@ def _width(name: str, value: Value) -> int:
     return int(shape[-1])
 
 
-@lru_cache(maxsize=128)
-def _socp_program(
-    n: int, has_P: bool, equalities: int, inequalities: int, bounded: tuple[bool, bool], sizes: tuple[int, ...]
-) -> ParametrizedConeProgram:
-    """The program of `solve_socp`: rows Ax = b, Gx <= h, -x <= -lb, x <= ub, then the cones."""
+def _entries(name: str, value: Any, shape: tuple[int, int], validate: bool) -> tuple[Any, Pattern | None]:
+    """The entries of a sparse matrix and their pattern; anything else as it is."""
+    if value is None or not sparse.is_sparse(value):
+        return value, None
+    pattern, entries = sparse.split(name, value, shape)
+    if name == "P" and validate:
+        sparse.check_quadratic(name, pattern, entries)
+    return entries, pattern
+
+
+Patterns = tuple[Pattern | None, Pattern | None, Pattern | None]
+
+
+def _make_socp_program(
+    n: int, has_P: bool, equalities: int, inequalities: int, bounded: tuple[bool, bool], sizes: tuple[int, ...],
+    patterns: Patterns,
+) -> ParametrizedConeProgram:  # fmt: skip
+    """The program of `solve_socp`: rows Ax = b, Gx <= h, -x <= -lb, x <= ub, then the cones.
+
+    patterns: of P, G, A where they are sparse.
+    """
+    P, G, A = patterns
     assembly = Assembly(n)
     if has_P:
-        assembly.quadratic(assembly.parameter("P", (n, n), "PSD"))
+        assembly.quadratic("P", P)
     assembly.linear(assembly.parameter("q", (n,)))
     row = 0
-    for matrix, vector, height in (("A", "b", equalities), ("G", "h", inequalities)):
+    for matrix, vector, height, pattern in (("A", "b", equalities, A), ("G", "h", inequalities, G)):
         if height:
-            assembly.matrix(assembly.parameter(matrix, (height, n)), row, height)
+            assembly.rows(matrix, row, height, pattern)
             assembly.right_side(assembly.parameter(vector, (height,)), row, height)
             row += height
     for name, present, sign in (("lb", bounded[0], -1.0), ("ub", bounded[1], 1.0)):
@@ -301,21 +342,39 @@ def _socp_program(
     return assembly.finish(cones, "second-order cone program" if sizes else "quadratic program")
 
 
+# What is remembered of dense programs depends on sizes alone; sparse ones are as large as their patterns.
+_socp_program = lru_cache(maxsize=128)(_make_socp_program)
+_sparse_socp_program = lru_cache(maxsize=16)(_make_socp_program)
+_sparse_cone_program = lru_cache(maxsize=16)(cone_program)
+
+
 def _cone_program(
-    P: Value | None, q: Value, A: Value, b: Value, cones: Cones
-) -> tuple[ParametrizedConeProgram, list[Value]]:
-    program = dense_cone_program(_width("q", q), P is not None, cones)
+    P: Value | None, q: Value, A: Value, b: Value, cones: Cones, validate: bool = False
+) -> tuple[ParametrizedConeProgram, list[Value], Pattern | None]:
+    n = _width("q", q)
+    P, P_pattern = _entries("P", P, (n, n), validate)
+    A, A_pattern = _entries("A", A, (cones.rows, n), validate)
+    if P_pattern is None and A_pattern is None:
+        program = dense_cone_program(n, P is not None, cones)
+    else:
+        program = _sparse_cone_program(n, P is not None, cones, P_pattern, A_pattern)
     values: list[Value] = [] if P is None else [P]
     values += [q, A, b] if cones.rows else [q]
-    return program, values
+    return program, values, A_pattern
 
 
-def _without_infinite_rows(G: Tensor, h: Tensor) -> list[Tensor]:
-    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers."""
-    infinite = torch.isposinf(h)
+def _without_infinite_rows(
+    G: Tensor, h: Tensor, pattern: Pattern | None = None, first: int = 0, count: int | None = None
+) -> list[Tensor]:
+    """A row Gx <= +inf says nothing; 0'x <= 1 says the same in finite numbers. Of `count` rows from the first on."""
+    infinite = h >= INFINITE
+    if count is not None:
+        row = torch.arange(h.shape[-1] if h.ndim else 0, device=h.device)
+        infinite = infinite & (row >= first) & (row < first + count)
     if not bool(infinite.any()):
         return [G, h]
-    return [torch.where(infinite.unsqueeze(-1), 0.0, G), torch.where(infinite, 1.0, h)]
+    rows = infinite.unsqueeze(-1) if pattern is None else infinite[..., torch.from_numpy(pattern.rows).to(h.device)]
+    return [torch.where(rows, 0.0, G), torch.where(infinite, 1.0, h)]
 
 
 def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
@@ -323,7 +382,7 @@ def _bound(name: str, value: Value, n: int, sign: float) -> list[Tensor]:
     bound = as_tensor(name, value)
     if bound.ndim == 0:
         bound = bound.expand(n)
-    infinite = sign * bound == float("inf")
+    infinite = sign * bound >= INFINITE
     return [(~infinite).to(bound.dtype), torch.where(infinite, sign, bound)]
 
 

@@ -45,8 +45,7 @@ class ConvexLayer(torch.nn.Module):
         problem: a DPP cvxpy.Problem (or DGP with gp=True). It is read and never written.
         parameters: all its parameters, in the order of the call's arguments.
         variables: what to return: variables of the problem or `constraint.dual_variables[k]`.
-        solver: "auto" (native for the cones it has, else clarabel), "native", "clarabel", "scs", "diffcp", or an engine
-            object.
+        solver: "auto" (native), "native", "clarabel", "scs", "diffcp", or an engine object.
         derivative: a derivative strategy: `Exact()`, the default, `Smoothed(mu)` or `Perturbed(tau)`.
         on_failure: "raise" (SolverError if any element is not solved) or "nan" (NaN in the outputs of such elements,
             zero in their gradients, the others as if they were alone).

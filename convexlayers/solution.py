@@ -88,7 +88,8 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
     """Which elements carry a proof that they are infeasible, and which that they are unbounded, (B,) each.
 
     z in K* with A'z = 0, b'z < 0 proves that no x is feasible (Farkas); x with Px = 0, -Ax in K, q'x < 0 that the
-    objective falls forever along x. Up to `CERTIFICATE_TOLERANCE`: no x with |x|_1 up to its inverse is feasible.
+    objective falls forever along x. Up to `CERTIFICATE_TOLERANCE`, relative to b'z or q'x (no x with |x|_1 up to its
+    inverse is feasible) and relative to z or x themselves: one large entry of b or q is not a proof.
 
     Args:
         program: the numbers, batch B.
@@ -102,7 +103,8 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
     Ax = program.A_times(ray_x)
     off_z = torch.maximum(_norm(program.At_times(ray_z)), _norm(ray_z - cones.project_dual(ray_z)))
     off_x = torch.maximum(_norm(program.P_times(ray_x)), _norm(-Ax - cones.project(-Ax)))
-    return (farkas > 0) & (off_z <= CERTIFICATE_TOLERANCE), (descent > 0) & (off_x <= CERTIFICATE_TOLERANCE)
+    infeasible = (farkas > 0) & (off_z < CERTIFICATE_TOLERANCE * _norm(ray_z).clamp(max=1))
+    return infeasible, (descent > 0) & (off_x < CERTIFICATE_TOLERANCE * _norm(ray_x).clamp(max=1))
 
 
 def contradictory_equalities(program: ConeProgram) -> Tensor:
@@ -151,6 +153,8 @@ class Solution:
         residuals: measured, not the solver's claim.
         report: what is known of the derivative, filled in when one is taken.
         engine_state: what the engine remembers for its own derivative, if it has one.
+        rescued: elements on which the engine stalled and which it handed to a second one, (B,); None for none of them.
+            Whether that one solved them is in `status`.
     """
 
     program: ConeProgram
@@ -163,6 +167,7 @@ class Solution:
     residuals: Residuals
     report: DerivativeReport = field(default_factory=DerivativeReport)
     engine_state: object = None
+    rescued: Tensor | None = None
 
     @property
     def solved(self) -> Tensor:

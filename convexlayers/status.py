@@ -47,23 +47,28 @@ SENTENCES = {
     Status.INVALID_DATA: "The data contain NaN or Inf. Look for them in the parameters of this element.",
 }
 
+RESCUED = "The native engine stalled here, and Clarabel was asked: slower, and its status is the one reported."
 
-def describe(status: Tensor) -> str:
-    """Count the codes of a batch in words, failures with the indices of their first elements.
+
+def describe(status: Tensor, rescued: Tensor | None = None) -> str:
+    """Count the codes of a batch in words, with the indices of their first elements.
 
     Args:
         status: integer tensor of any shape.
+        rescued: which elements a second engine was asked for, of the same shape; they get a line of their own.
     """
     flat = status.reshape(-1)
-    lines = []
-    for code in Status:
-        indices = torch.nonzero(flat == int(code)).reshape(-1)
-        if len(indices) == 0:
-            continue
-        first = ", ".join(str(i) for i in indices[:5].tolist())
-        more = ", ..." if len(indices) > 5 else ""
-        lines.append(f"{code.name}: {count_of(len(indices), 'element')} (index {first}{more}). {code.sentence}")
-    return "\n".join(lines)
+    groups = [(code.name, flat == int(code), code.sentence) for code in Status]
+    if rescued is not None:
+        groups.append(("Rescued", rescued.reshape(-1), RESCUED))
+    return "\n".join(f"{name}: {_count(mask)} {sentence}" for name, mask, sentence in groups if bool(mask.any()))
+
+
+def _count(mask: Tensor) -> str:
+    """How many elements, and the first indices."""
+    indices = mask.nonzero().reshape(-1).tolist()
+    more = ", ..." if len(indices) > 5 else ""
+    return f"{count_of(len(indices), 'element')} (index {', '.join(map(str, indices[:5]))}{more})."
 
 
 def raise_for_status(status: Tensor) -> None:

@@ -25,7 +25,7 @@ ORDER = [
     {"errors"},
     {"status", "native"},
     {"cones"},
-    {"maps", "program"},
+    {"maps", "program", "sparse"},
     {"assembly", "compiler", "solution"},
     {"derivatives", "scaling", "activity"},
     {"engines"},

@@ -75,3 +75,28 @@ def test_qp_layers_are_timed(tmp_path):
     assert float(rows["convexlayers"]["gradient_error"]) < 1e-6
     # What is not installed takes no part, what is must be there.
     assert rows.keys() <= {"convexlayers", "moreau", "moreau(ipm)", "qpth", "proxsuite"}
+
+
+@pytest.mark.slow
+def test_workloads_of_the_literature_run(tmp_path):
+    path = tmp_path / "literature.csv"
+    arguments = ["--fast", "--repeats", 1, "--contenders", "convexlayers", "--output", path]
+    run_script("literature.py", *arguments, cache=tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
+    assert len(rows) == 29
+    for row in rows:
+        assert row["failure"] == ""
+        # The LPs (P = 1e-6 I) magnify the residual that polishing leaves, 1e-12, by 1e6 times a few.
+        assert float(row["solution_error"]) < 1e-5, row["family"]
+        assert float(row["kkt_residual"]) < 1e-8
+    exact = [row for row in rows if not row["family"].startswith(("bpqp_lp", "cvxpylayers_sparse_1024"))]
+    assert max(float(row["gradient_error"]) for row in exact) < 1e-6
+
+
+@pytest.mark.slow
+def test_hard_qps_are_counted(tmp_path):
+    path = tmp_path / "hard_qps.csv"
+    run_script("hard_qps.py", "--each", 1, "--sizes", 10, "--elements", 3, "--output", path, cache=tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
+    assert {"free rows", "infeasible", "random sparse", "family mpc"} <= {row["kind"] for row in rows}
+    assert all(int(row["wrong"]) == int(row["unsolved"]) == int(row["rescued"]) == 0 for row in rows)

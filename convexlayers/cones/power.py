@@ -68,8 +68,8 @@ class Power(BarrierCone):
         quadrant = (x >= 0) & (y >= 0)
         return quadrant & ((x.clamp(min=0) / a) ** a * (y.clamp(min=0) / (1 - a)) ** (1 - a) >= z.abs())
 
-    def _boundary_point(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_r, y_r, r and |z| - r of the boundary point that v projects to."""
+    def _boundary_logarithms(self, v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """A size, and the logarithms of x_r, y_r, r and |z| - r, over this size, of the point that v projects to."""
         a = self._exponent(v)
         # The projection is homogeneous: at size one nothing over- or underflows that matters.
         size = v.abs().amax(-1)
@@ -87,12 +87,12 @@ class Power(BarrierCone):
             return log_r - a * log_x - (1 - a) * log_y
 
         limit = torch.full_like(x, LOGIT_LIMIT)
-        px, py, r, rest = (size * part.exp() for part in log_point(increasing_root(excess, -limit, limit)))
-        return px, py, r, rest
+        return size, log_point(increasing_root(excess, -limit, limit))
 
     def project(self, v: Tensor) -> Tensor:
         x, y, z = v.unbind(-1)
-        px, py, r, _ = self._boundary_point(v)
+        size, logarithms = self._boundary_logarithms(v)
+        px, py, r = (size * part.exp() for part in logarithms[:3])
         result = torch.stack([px, py, torch.copysign(r, z)], dim=-1)
         flat = torch.stack([x.clamp(min=0), y.clamp(min=0), torch.zeros_like(z)], dim=-1)
         result = torch.where((z == 0).unsqueeze(-1), flat, result)
@@ -102,14 +102,20 @@ class Power(BarrierCone):
     def spectrum(self, v: Tensor) -> Spectrum:
         a = self._exponent(v)
         x, y, z = v.unbind(-1)
-        px, py, r, rest = self._boundary_point(v)
+        _, (log_x, log_y, log_r, log_rest) = self._boundary_logarithms(v)
         sign = torch.copysign(torch.ones_like(z), z)
-        s = torch.stack([px, py, sign * r], dim=-1)
-        # grad g for g = x^a y^(1-a) - |z|, where x^a y^(1-a) = r; z = k grad g, and its third entry says k = |z| - r.
-        gradient = torch.stack([a * r / px, (1 - a) * r / py, -sign], dim=-1)
+        # In units of the larger of x_r and y_r neither ray loses anything.
+        unit = torch.maximum(log_x, log_y)
+        ray_x, ray_y = (log_x - unit).exp(), (log_y - unit).exp()
+        s = torch.stack([ray_x, ray_y, sign * (log_r - unit).exp()], dim=-1)
+        # grad g for g = x^a y^(1-a) - |z|, where x^a y^(1-a) = r, times x y / r; z = k grad g, k = |z| - r by its third
+        # entry.
+        gradient = torch.stack([a * ray_y, (1 - a) * ray_x, -sign * (log_x - unit + log_y - log_r).exp()], dim=-1)
+        # boundary.py: -w'D2g w = a (1 - a) r (w0 / x - w1 / y)^2, and with w = s x grad g / |s| |grad g| the difference
+        # is |s| / (x y |grad g|).
+        ratio = (s * s).sum(-1) / (gradient * gradient).sum(-1)
+        kh = a * (1 - a) * (log_rest - log_r).exp() * ratio
         first, second, third = third_direction(s, gradient)
-        # boundary.py: -w'D2g w = a (1 - a) r (w0 / x - w1 / y)^2.
-        kh = rest * a * (1 - a) * r * (third[..., 0] / px - third[..., 1] / py) ** 2
         return select(
             [
                 (self._inside(v), diagonal_spectrum(torch.ones_like(v))),

@@ -87,6 +87,7 @@ class Plan(ABC):
             objective=solution.program.objective(x),
             residuals=Residuals(**residuals),
             engine_state=solution.engine_state,
+            rescued=solution.rescued,
         )
 
     def adjoint(

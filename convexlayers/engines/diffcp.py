@@ -195,5 +195,5 @@ class DiffCP(Engine):
     def setup(self, program: ParametrizedConeProgram) -> DiffCPPlan:
         load_package("diffcp")
         if program.structure.cones.power:
-            raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'clarabel' or 'scs'.")
+            raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'native' or 'clarabel'.")
         return DiffCPPlan(program, self, thread_count(self))

@@ -1,4 +1,4 @@
-"""The compiled engine: batches of LPs, QPs and SOCPs in SIMD lanes, from parameters to parameters.
+"""The compiled engine: batches of cone programs in SIMD lanes, from parameters to parameters.
 
 Elements of one structure advance together, one per lane of the processor's vector registers; threads share the batch
 and the GIL is released. An element's numbers do not depend, to the last bit, on its neighbours or on the number of
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents, Exact, Tangents
 from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
-from convexlayers.errors import ArgumentError, UnsupportedProblemError
+from convexlayers.errors import ArgumentError
 from convexlayers.native import _core
 from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
 from convexlayers.solution import DerivativeReport, Residuals, Solution
@@ -37,11 +36,6 @@ RESCUABLE = (Status.INACCURATE, Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
 
 _plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictionary()
 _plans_lock = Lock()
-
-
-def supports(cones: Cones) -> bool:
-    """Whether every cone of a program is one that the engine has."""
-    return True
 
 
 def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
@@ -283,7 +277,7 @@ class NativePlan(Plan):
             for name in ("primal", "dual", "gap")
         }
         state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
-        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state)
+        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state, rescued=stalled)
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
@@ -351,12 +345,14 @@ def _to_device(solution: Solution, device: torch.device) -> Solution:
     names = ("x", "s", "z", "status", "iterations", "objective")
     residuals = solution.residuals
     moved = Residuals(residuals.primal.to(device), residuals.dual.to(device), residuals.gap.to(device))
-    return replace(solution, **{name: getattr(solution, name).to(device) for name in names}, residuals=moved)
+    rescued = None if solution.rescued is None else solution.rescued.to(device)
+    parts = {name: getattr(solution, name).to(device) for name in names}
+    return replace(solution, **parts, residuals=moved, rescued=rescued)
 
 
 @dataclass(frozen=True)
 class Native(Engine):
-    """Solve and differentiate with the compiled core: zero, nonnegative and second-order cones."""
+    """Solve and differentiate with the compiled core."""
 
     @property
     def name(self) -> str:
@@ -365,10 +361,4 @@ class Native(Engine):
     def setup(self, program: ParametrizedConeProgram) -> NativePlan:
         if self.options:
             raise ArgumentError(f"options: the native engine has none, got {', '.join(map(repr, self.options))}.")
-        cones = program.structure.cones
-        if not supports(cones):
-            raise UnsupportedProblemError(
-                f"The native engine has zero, nonnegative and second-order cones; this program has {cones.describe()}. "
-                'Use solver="clarabel" or solver="auto".'
-            )
         return NativePlan(program, self)

@@ -58,9 +58,7 @@ class Plan:
 
 def make_plan(
     n: int,
-    zero: int,
-    nonnegative: int,
-    second_order: NDArray[int32],
+    cones: tuple[int, int, NDArray[int32], NDArray[int32], int, NDArray[float64]],
     P_indptr: NDArray[int32],
     P_rows: NDArray[int32],
     A_indptr: NDArray[int32],

@@ -2,6 +2,7 @@
 
 from convexlayers.testing.checks import check_engine, check_solution, check_statuses
 from convexlayers.testing.derivative_checks import Figure, check_derivative
+from convexlayers.testing.hard_problems import HardQP, hard_qps, random_qp
 from convexlayers.testing.pairs import Sampler, complementary_pair
 from convexlayers.testing.problems import (
     InfeasibleProgram,
@@ -18,6 +19,7 @@ from convexlayers.testing.problems import (
 
 __all__ = [
     "Figure",
+    "HardQP",
     "InfeasibleProgram",
     "Numbers",
     "Sampler",
@@ -29,9 +31,11 @@ __all__ = [
     "check_statuses",
     "complementary_pair",
     "cone_cases",
+    "hard_qps",
     "infeasible_program",
     "join",
     "program_at",
     "random_program",
+    "random_qp",
     "unbounded_program",
 ]

@@ -36,12 +36,15 @@ struct Cones {
     static void scale(const Plan& plan, Workspace<W>& w, const M& first, const M& exact) {
         const V one = broadcast<W>(1.0);
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) w.H[i] = V{};
-        for (const Int i : plan.kkt.nonnegative_rows) {
-            w.inverse_s[i] = one / w.s[i];
-            w.inverse_z[i] = one / w.z[i];
-            const V limit = select(w.s[i] > w.z[i], broadcast<W>(kInfinite), V{});
-            w.H[i] = select(first, one, select(exact, limit, w.s[i] * w.inverse_z[i]));
-        }
+        const V *const s = w.s, *const z = w.z;
+        V *const inverse_s = w.inverse_s, *const inverse_z = w.inverse_z, *const H = w.H;
+        plan.kkt.for_each_nonnegative([=](Int i) {
+            const V si = s[i], zi = z[i], inverse = one / zi;
+            inverse_s[i] = one / si;
+            inverse_z[i] = inverse;
+            const V limit = select(si > zi, broadcast<W>(kInfinite), V{});
+            H[i] = select(first, one, select(exact, limit, si * inverse));
+        });
         for_each_second_order(plan, [&](const ExpandedBlock& cone, std::size_t c) {
             const Int row = cone.row;
             Second::scale(cone.dim, w.s + row, w.z + row, w.spectra[c], w.u + row, w.out_m + row, first, exact);
@@ -58,13 +61,14 @@ struct Cones {
     // out = H in, in the form that keeps small eigenvalues exact.
     static void multiply(const Plan& plan, const Workspace<W>& w, const V* in, V* out) {
         for (Int i = 0; i < plan.pattern.cones.zero; ++i) out[i] = V{};
-        for (const Int i : plan.kkt.nonnegative_rows) out[i] = w.H[i] * in[i];
+        const V* const H = w.H;
+        plan.kkt.for_each_nonnegative([=](Int i) { out[i] = H[i] * in[i]; });
         for_each_second_order(plan, [&](const ExpandedBlock& cone, std::size_t c) {
             Second::apply(cone.dim, w.spectra[c], w.u + cone.row, in + cone.row, out + cone.row);
         });
         for_each_boundary(plan, [&](const ExpandedBlock& cone, std::size_t c, double) {
-            const Spectrum<W>& H = w.spectra[c];
-            Boundary::apply(H.plus, H.rest, H.minus, basis(plan, w, c), in + cone.row, out + cone.row);
+            const Spectrum<W>& own = w.spectra[c];
+            Boundary::apply(own.plus, own.rest, own.minus, basis(plan, w, c), in + cone.row, out + cone.row);
         });
         for (const SemidefiniteBlock& cone : plan.kkt.semidefinite)
             semidefinite(cone, w).apply(w.H + cone.row, in + cone.row, out + cone.row);
@@ -74,7 +78,7 @@ struct Cones {
     // factorization.
     static void write(const Plan& plan, Workspace<W>& w) {
         const Int n = plan.n();
-        const V eps = broadcast<W>(kRegularization);
+        const V eps = w.eps;
         for (Int j = 0; j < n; ++j) {
             const Int source = plan.kkt.P_diagonal[j];
             w.panels[plan.diagonal[j]] = source < 0 ? eps : w.numbers[source] + eps;
@@ -133,8 +137,9 @@ struct Cones {
     // In `lanes`; elsewhere the result is arbitrary.
     static V exit_rate(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const M& lanes) {
         V rate{};
-        for (const Int i : plan.kkt.nonnegative_rows)
+        plan.kkt.for_each_nonnegative([&](Int i) {
             rate = max(max(-(ds[i] * w.inverse_s[i]), -(dz[i] * w.inverse_z[i])), rate);
+        });
         for_each_second_order(plan, [&](const ExpandedBlock& cone, std::size_t) {
             rate = max(Second::exit_rate(cone.dim, w.s + cone.row, ds + cone.row), rate);
             rate = max(Second::exit_rate(cone.dim, w.z + cone.row, dz + cone.row), rate);
@@ -158,8 +163,11 @@ struct Cones {
     // what takes its place in the exponential and power cones.
     static void corrector(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const V& weight,
                           const V& sigma_mu, V* target) {
-        for (const Int i : plan.kkt.nonnegative_rows)
-            target[i] = fma(fma(weight * ds[i], dz[i], -sigma_mu), w.inverse_z[i], w.s[i]);
+        const V *const s = w.s, *const inverse_z = w.inverse_z;
+        const V share = weight, centering = -sigma_mu;
+        plan.kkt.for_each_nonnegative([=](Int i) {
+            target[i] = fma(fma(share * ds[i], dz[i], centering), inverse_z[i], s[i]);
+        });
         for_each_second_order(plan, [&](const ExpandedBlock& cone, std::size_t c) {
             const Int row = cone.row;
             Second::corrector(cone.dim, w.spectra[c], w.u + row, w.z + row, ds + row, dz + row, weight, sigma_mu,
@@ -320,7 +328,7 @@ private:
             }
         }
         const Int* const rows = plan.diagonal.data() + plan.n() + cone.row;
-        for (Int i = 0; i < cone.dim; ++i) w.panels[rows[i]] = -(H.rest + kRegularization);
+        for (Int i = 0; i < cone.dim; ++i) w.panels[rows[i]] = -(H.rest + w.eps);
         w.panels[plan.diagonal[cone.v_node]] = broadcast<W>(-1.0);
         w.panels[plan.diagonal[cone.u_node]] = broadcast<W>(1.0);
     }
@@ -328,7 +336,7 @@ private:
     // The rows of a semidefinite cone in the coordinates in which its H is diagonal.
     static void write_rotated(const Plan& plan, const SemidefiniteBlock& cone, Workspace<W>& w) {
         const Int* const rows = plan.diagonal.data() + plan.n() + cone.row;
-        for (Int k = 0; k < cone.dim; ++k) w.panels[rows[k]] = -(w.H[cone.row + k] + kRegularization);
+        for (Int k = 0; k < cone.dim; ++k) w.panels[rows[k]] = -(w.H[cone.row + k] + w.eps);
         SemidefiniteCone<W> rotation = semidefinite(cone, w);
         const V* const A = w.numbers + plan.pattern.A_start();
         for (Int c = cone.first_column; c < cone.last_column; ++c) {

@@ -18,7 +18,7 @@ class Definite {
 
 public:
     explicit Definite(SquareMatrices& matrices) : given_(matrices), S_(matrices.pattern.panels) {
-        const std::size_t scratch = plan::kLongestChain * plan::kLongestChain + S_.widest;
+        const std::size_t scratch = S_.scratch(W);
         bytes_ = (S_.size + S_.nodes + scratch) * sizeof(V);
         panels_ = static_cast<V*>(take_buffer(bytes_));
         D_inverse_ = panels_ + S_.size;

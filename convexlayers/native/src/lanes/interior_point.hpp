@@ -44,11 +44,14 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr double kStepShare = 0.99;
 // Steps shorter than this make no progress; so many in a row end the iteration.
 inline constexpr double kShortStep = 1e-3;
-inline constexpr int kMostShortSteps = 4;
+inline constexpr int kMostShortSteps = 10;
 // A lane that has not reduced its residuals by this factor in so many steps is damped.
 inline constexpr double kProgress = 0.9;
 inline constexpr int kMostIdleSteps = 4;
 inline constexpr double kDampedCentering = 0.3;
+// A lane that breaks down starts anew with this much regularization: a pivot of eps alone, as equalities have, costs
+// 1e-16 / eps of accuracy in P, which may be more than there is of P.
+inline constexpr double kHeavyRegularization = 1e-6;
 // First try of polishing; where it fails, the next comes when the residual has fallen by this factor.
 inline constexpr double kPolishLinear = 1e-4;
 inline constexpr double kPolishCurved = 1e-5;
@@ -72,7 +75,10 @@ struct LaneState {
     Phase phase = Phase::idle;
     std::int64_t element = -1;
     int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
+    bool heavy = false;
     double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
+    // The best certificates that were seen.
+    double infeasible = std::numeric_limits<double>::infinity(), unbounded = std::numeric_limits<double>::infinity();
 };
 
 template <int W>
@@ -89,6 +95,7 @@ public:
           queue_(queue),
           w_(plan, queue.size >= W),
           linear_(plan.kkt.expanded.empty() && plan.kkt.semidefinite.empty()),
+          apart_(broadcast<W>(plan.pattern.q_start() == 0 ? 1.0 : 0.0) > 0.0),
           degree_(Cones<W>::degree(plan)),
           shared_(Numbers<W>::matrix_is_shared(plan, values)) {}
 
@@ -138,6 +145,7 @@ private:
             lanes_[lane].polish_at = linear_ ? kPolishLinear : kPolishCurved;
             set_mask<W>(fresh, lane, true);
             set_mask<W>(damped_, lane, false);
+            set<W>(w_.eps, lane, kRegularization);
         }
         if (!any(fresh)) return;
         const M finite = Numbers<W>::load(plan_, w_, values_, elements, fresh);
@@ -165,12 +173,19 @@ private:
             set<W>(floor_dual_, lane, user.omega / user.tau);
             set<W>(floor_gap_, lane, user.omega);
             set<W>(unit_x_, lane, user.tau);
-            set<W>(tau_, lane, 1.0);
-            set<W>(kappa_, lane, 1.0);
         }
+        Numbers<W>::shrink_far_rows(plan_, w_, fresh, sigma_);
         const V one = broadcast<W>(1.0);
         Numbers<W>::scale_units(plan_, w_, select(fresh, sigma_, one), select(fresh, zeta_, one));
         System<W>::place_lasting(plan_, w_);
+        start(fresh);
+        if (any(moved_)) revisit();
+    }
+
+    // The iterate before the first point.
+    void start(const M& fresh) {
+        tau_ = select(fresh, broadcast<W>(1.0), tau_);
+        kappa_ = select(fresh, broadcast<W>(1.0), kappa_);
         for (V* v : {w_.x, w_.Px, w_.Atz, w_.rx}) clear(v, plan_.n(), fresh);
         for (V* v : {w_.s, w_.z, w_.Ax, w_.rz}) clear(v, plan_.m(), fresh);
         if (!plan_.kkt.exponents.empty()) begin_at_center(fresh);
@@ -182,7 +197,6 @@ private:
         for (int lane = 0; lane < W; ++lane)
             if (get_mask<W>(fresh, lane)) lanes_[lane].phase = Phase::interior;
         moved_ = moved_ | fresh;
-        revisit();
     }
 
     static void clear(V* v, Int count, const M& lanes) {
@@ -196,7 +210,7 @@ private:
         Cones<W>::scale(plan_, w_, first, polish);
         if (!(shared_ && factored_)) System<W>::factor(plan_, w_);
         factored_ = true;
-        solve_both(polish);
+        solve_both(first, polish);
         if (any(interior)) find_direction(interior);
         // Lanes in the other phases hand over their new point instead of a direction.
         if (any(polish)) polished_point(polish);
@@ -215,21 +229,25 @@ private:
     V& right(Int node) { return System<W>::template at<1>(plan_, w_, node); }
     V& right(Int node, int side) { return System<W>::template at<2>(plan_, w_, node, side); }
 
-    // (x2, z2) for (-q, b), or the polishing step for (-r_x, -r_z); (dx, dz) for the predictor.
-    void solve_both(const M& polish) {
+    // (x2, z2) for (-q, b), or the polishing step for (-r_x, -r_z); (dx, dz) for the predictor, or for (-q, 0) in lanes
+    // whose first point is made of two parts, (x2, z2) being for (0, b) there.
+    void solve_both(const M& first, const M& polish) {
         const Int n = plan_.n(), m = plan_.m();
+        const M apart = first & apart_;
         Cones<W>::predictor(plan_, w_, w_.target);
         for (Int j = 0; j < n; ++j) {
-            right(j, 0) = -select(polish, w_.rx[j], q(j));
-            right(j, 1) = -w_.rx[j];
+            right(j, 0) = -select(apart, V{}, select(polish, w_.rx[j], q(j)));
+            right(j, 1) = -select(apart, q(j), w_.rx[j]);
         }
         for (Int i = 0; i < m; ++i) {
             right(n + i, 0) = select(polish, -w_.rz[i], b(i));
-            right(n + i, 1) = w_.target[i] - w_.rz[i];
+            right(n + i, 1) = select(apart, V{}, w_.target[i] - w_.rz[i]);
         }
         System<W>::template solve<2>(plan_, w_);
-        System<W>::template take<2>(plan_, w_, 0, w_.x2, w_.z2);
-        System<W>::template take<2>(plan_, w_, 1, w_.dx, w_.dz);
+        System<W>::take_both(plan_, w_);
+        // Directions of other lanes are about to take the place of dz.
+        if (any(apart))
+            for (Int i = 0; i < m; ++i) w_.kept_z[i] = select(apart, w_.dz[i], w_.kept_z[i]);
     }
 
     // (dx, dz) for the one right-hand side that stands in y.
@@ -241,16 +259,14 @@ private:
     // (q + 2 P xi)'dx + b'dz.
     V slope(const V* dx, const V* dz) const {
         const V twice = 2.0 / tau_;
-        V sum{};
-        for (Int j = 0; j < plan_.n(); ++j) sum = fma(fma(twice, w_.Px[j], q(j)), dx[j], sum);
-        for (Int i = 0; i < plan_.m(); ++i) sum = fma(b(i), dz[i], sum);
-        return sum;
+        return sum_of<W>(plan_.n(), [&](Int j, V sum) { return fma(fma(twice, w_.Px[j], q(j)), dx[j], sum); }) +
+               sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(b(i), dz[i], sum); });
     }
 
     // kappa / tau + |dx2 - xi|_P^2 + |dz2|_H^2.
     V denominator() {
         const V inverse = 1.0 / tau_;
-        V cross{}, own{}, linear{}, H_norm{};
+        V cross{}, own{}, linear{};
         for (Int j = 0; j < plan_.n(); ++j) {
             const V Pxi = w_.Px[j] * inverse;
             cross = fma(Pxi, w_.x2[j], cross);
@@ -258,10 +274,8 @@ private:
             linear = fma(q(j), w_.x2[j], linear);
         }
         Cones<W>::multiply(plan_, w_, w_.z2, w_.ds);
-        for (Int i = 0; i < plan_.m(); ++i) {
-            H_norm = fma(w_.ds[i], w_.z2[i], H_norm);
-            linear = fma(b(i), w_.z2[i], linear);
-        }
+        const V H_norm = sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(w_.ds[i], w_.z2[i], sum); });
+        linear = linear + sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(b(i), w_.z2[i], sum); });
         const V P_norm = max(-linear - H_norm, V{});
         return kappa_ * inverse + max(P_norm - 2.0 * cross + own, V{}) + H_norm;
     }
@@ -271,8 +285,9 @@ private:
         const V c = slope(w_.dx, w_.dz);
         dtau_ = (zeta * r_tau_ - d_kappa / tau_ + c) / bottom;
         dkappa_ = -(d_kappa + kappa_ * dtau_) / tau_;
-        for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = fma(dtau_, w_.x2[j], w_.dx[j]);
-        for (Int i = 0; i < plan_.m(); ++i) w_.dz[i] = fma(dtau_, w_.z2[i], w_.dz[i]);
+        const V dtau = dtau_;
+        for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = fma(dtau, w_.x2[j], w_.dx[j]);
+        for (Int i = 0; i < plan_.m(); ++i) w_.dz[i] = fma(dtau, w_.z2[i], w_.dz[i]);
         slack_direction();
     }
 
@@ -287,6 +302,12 @@ private:
         return max(Cones<W>::exit_rate(plan_, w_, w_.ds, w_.dz, interior), scalars);
     }
 
+    M first_step() const {
+        M mask = no_lane<W>();
+        for (int lane = 0; lane < W; ++lane) set_mask<W>(mask, lane, linear_ && lanes_[lane].iterations == 0);
+        return mask;
+    }
+
     // Mehrotra's predictor, then the combined direction.
     void find_direction(const M& interior) {
         const V one = broadcast<W>(1.0);
@@ -296,15 +317,17 @@ private:
         const V affine = 1.0 / max(exit_rate(interior), one);
         const V rest = 1.0 - affine;
         const V sigma = max(rest * rest * rest, select(damped_, broadcast<W>(kDampedCentering), V{}));
-        const V weight = select(damped_, affine * affine, one);
-        V mu = product;
-        for (Int i = 0; i < plan_.m(); ++i) mu = fma(w_.s[i], w_.z[i], mu);
+        // A first point far from the central path has a predictor that says little of second order. (With second-order
+        // cones the full correction is the faster one.)
+        const V weight = select(first_step(), affine, select(damped_, affine * affine, one));
+        const V mu = product + sum_of<W>(plan_.m(), [&](Int i, V sum) { return fma(w_.s[i], w_.z[i], sum); });
         const V sigma_mu = sigma * mu * (1.0 / (degree_ + 1.0));
         Cones<W>::corrector(plan_, w_, w_.ds, w_.dz, weight, sigma_mu, w_.target);
         zeta_step_ = 1.0 - sigma;
         const V d_kappa = product + weight * (dkappa_ * dtau_) - sigma_mu;
-        for (Int j = 0; j < plan_.n(); ++j) right(j) = -(zeta_step_ * w_.rx[j]);
-        for (Int i = 0; i < plan_.m(); ++i) right(plan_.n() + i) = fnma(zeta_step_, w_.rz[i], w_.target[i]);
+        const V zeta = zeta_step_;
+        for (Int j = 0; j < plan_.n(); ++j) right(j) = -(zeta * w_.rx[j]);
+        for (Int i = 0; i < plan_.m(); ++i) right(plan_.n() + i) = fnma(zeta, w_.rz[i], w_.target[i]);
         // Lanes in other phases do not need the second solve; their new point is made from (x2, z2).
         solve_one(w_.dx, w_.dz);
         combine(zeta_step_, d_kappa, bottom);
@@ -372,13 +395,14 @@ private:
         return select(lanes, fma(length, direction, from), from);
     }
 
-    // dx, dz, s: the first point, from K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone.
+    // dx, dz, s: the first point, from K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone. Without P, x and s
+    // come from (0, b) and z from (-q, 0): then a large b does not make z large, from where steps are short.
     void first_point(const M& first) {
         const Int zero = plan_.pattern.cones.zero;
         for (Int j = 0; j < plan_.n(); ++j) w_.dx[j] = select(first, w_.x2[j], w_.dx[j]);
         for (Int i = 0; i < plan_.m(); ++i) {
             w_.s[i] = select(first, i < zero ? V{} : -w_.z2[i], w_.s[i]);
-            w_.dz[i] = select(first, w_.z2[i], w_.dz[i]);
+            w_.dz[i] = select(first, select(apart_, w_.kept_z[i], w_.z2[i]), w_.dz[i]);
         }
         Cones<W>::center(plan_, w_, w_.s, first);
         Cones<W>::center(plan_, w_, w_.dz, first);
@@ -394,7 +418,7 @@ private:
     void newton_point(const M& lanes, const V* dz) {
         Cones<W>::multiply(plan_, w_, dz, w_.jordan);
         for (Int i = 0; i < plan_.m(); ++i) {
-            const V slack = -fma(broadcast<W>(kRegularization), dz[i], w_.jordan[i]);
+            const V slack = -fma(w_.eps, dz[i], w_.jordan[i]);
             w_.s[i] = select(lanes, (w_.s[i] - w_.z[i]) + (slack - dz[i]), w_.s[i]);
         }
         Cones<W>::project(plan_, w_, w_.s, w_.dz, lanes);
@@ -418,9 +442,10 @@ private:
     void measure() {
         const Int n = plan_.n(), m = plan_.m();
         V dual{}, Px{}, Atz{}, q_size{}, primal{}, Ax{}, s_size{}, b_size{}, goal{};
-        V xPx{}, qx{}, bz{};
+        V xPx{}, qx{}, bz{}, x_size{}, z_size{};
         for (Int j = 0; j < n; ++j) {
             const V scale = zeta_ / w_.D[j], linear = q(j) * tau_;
+            x_size = max(abs(w_.x[j]) * w_.D[j], x_size);
             w_.rx[j] = w_.Px[j] + w_.Atz[j] + linear;
             goal = max(abs(w_.rx[j]), goal);
             dual = max(abs(w_.rx[j]) * scale, dual);
@@ -440,6 +465,7 @@ private:
             primal = max(abs(w_.rz[i]) * scale, primal);
             Ax = max(abs(w_.Ax[i]) * scale, Ax);
             s_size = max(abs(w_.s[i]) * scale, s_size);
+            z_size = max(abs(w_.z[i]) * w_.E[i], z_size);
             b_size = max(abs(right) * scale, b_size);
             bz = fma(w_.z[i], b(i), bz);
         }
@@ -452,12 +478,14 @@ private:
         const V gap_size = max((abs(quadratic) + abs(linear) + abs(constant)) * unit, floor_gap_);
         gap_ = abs(quadratic + linear + constant) * unit / gap_size;
         objective_ = (0.5 * quadratic + linear) * unit;
-        // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one.
+        // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one. What should be
+        // zero is small beside the slope, and beside the ray: a bounded problem with one large entry of q or b has only
+        // the first.
         const V farkas = -bz * unit, descent = -qx * unit;
-        const V off_z = Atz * unit_x_ / farkas;
-        const V off_x = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_)) / descent;
-        infeasible_ = select(farkas > 0.0, off_z, broadcast<W>(kInfinite));
-        unbounded_ = select(descent > 0.0, off_x, broadcast<W>(kInfinite));
+        const V dual_off = Atz * unit_x_, primal_off = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_));
+        const V z_off = dual_off / (z_size * zeta_ * floor_primal_), x_off = primal_off * unit_x_ / (x_size * sigma_ * floor_gap_);
+        infeasible_ = select(farkas > 0.0, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
+        unbounded_ = select(descent > 0.0, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
     }
 
     double residual(int lane) const {
@@ -493,6 +521,10 @@ private:
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
+        if (kappa > tau) {
+            state.infeasible = std::min(state.infeasible, get<W>(infeasible_, lane));
+            state.unbounded = std::min(state.unbounded, get<W>(unbounded_, lane));
+        }
         watch(lane, worst);
         const double length = get<W>(length_, lane);
         state.short_steps = length > kShortStep ? 0 : state.short_steps + 1;
@@ -588,9 +620,32 @@ private:
         const double worst = residual(lane);
         if (worst <= kToleranceFactor * std::max(settings_.tolerance, kSmallestTolerance))
             return finish(lane, Outcome::solved);
-        if (get<W>(infeasible_, lane) <= kCertificate) return fail(lane, Outcome::primal_infeasible);
-        if (get<W>(unbounded_, lane) <= kCertificate) return fail(lane, Outcome::dual_infeasible);
+        // Rounding may have lost a certificate again that was good enough.
+        const LaneState& state = lanes_[lane];
+        if (std::min(state.infeasible, get<W>(infeasible_, lane)) <= kCertificate)
+            return fail(lane, Outcome::primal_infeasible);
+        if (std::min(state.unbounded, get<W>(unbounded_, lane)) <= kCertificate)
+            return fail(lane, Outcome::dual_infeasible);
+        if (outcome == Outcome::numerical_error && !state.heavy && state.iterations < settings_.max_iterations)
+            return start_heavy(lane);
         finish(lane, outcome);
+    }
+
+    // The same element once more, from its scaled numbers; its iterations count on.
+    void start_heavy(int lane) {
+        const LaneState old = lanes_[lane];
+        LaneState& state = lanes_[lane] = LaneState{};
+        state.phase = Phase::first;
+        state.element = old.element;
+        state.iterations = old.iterations;
+        state.polish_at = linear_ ? kPolishLinear : kPolishCurved;
+        state.heavy = true;
+        set_mask<W>(damped_, lane, false);
+        set<W>(w_.eps, lane, kHeavyRegularization);
+        shared_ = false;
+        M only = no_lane<W>();
+        set_mask<W>(only, lane, true);
+        start(only);
     }
 
     // --------------------------------------------------------------------------------------- results
@@ -649,8 +704,10 @@ private:
     Queue& queue_;
     Workspace<W> w_;
     const bool linear_;
+    // Whether the first point is made of two parts: programs without P, in all lanes.
+    const M apart_;
     const double degree_;
-    const bool shared_;      // one factorization serves all
+    bool shared_;  // one factorization serves all
     bool factored_ = false;
     LaneState lanes_[W];
     M moved_ = no_lane<W>(), damped_ = no_lane<W>();

@@ -15,7 +15,7 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 namespace {
 
 void solve(const Plan& plan, const Settings& settings, const Values* values, const Solutions& out, Queue& queue) {
-    if (queue.size == 1)
+    if (queue.size == 1 || plan.panels.large())
         InteriorPoint<1>(plan, settings, values, out, queue).run();
     else
         InteriorPoint<kLanes>(plan, settings, values, out, queue).run();
@@ -51,13 +51,13 @@ void tangent_lanes(const Plan& plan, const Values* values, const Solutions& at, 
 
 void adjoint(const Plan& plan, const Values* values, const Solutions& at, const Reports& reports, Chunks& chunks,
              const Cotangents& cotangents, const Gradients& out, double* const* sums) {
-    const auto work = chunks.elements.size() == 1 ? adjoint_lanes<1> : adjoint_lanes<kLanes>;
+    const auto work = chunks.elements.size() == 1 || plan.panels.large() ? adjoint_lanes<1> : adjoint_lanes<kLanes>;
     work(plan, values, at, reports, chunks, cotangents, out, sums);
 }
 
 void tangent(const Plan& plan, const Values* values, const Solutions& at, const Reports& reports, Chunks& chunks,
              const Values* dtheta, const Tangents& out) {
-    const auto work = chunks.elements.size() == 1 ? tangent_lanes<1> : tangent_lanes<kLanes>;
+    const auto work = chunks.elements.size() == 1 || plan.panels.large() ? tangent_lanes<1> : tangent_lanes<kLanes>;
     work(plan, values, at, reports, chunks, dtheta, out);
 }
 

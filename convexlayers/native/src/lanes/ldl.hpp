@@ -9,6 +9,7 @@
 
 #include <type_traits>
 
+#include "lanes/ldl_small.hpp"
 #include "lanes/vec.hpp"
 #include "plan/panels.hpp"
 
@@ -19,44 +20,64 @@ using plan::Int;
 using plan::Panels;
 using plan::Update;
 
-// Pivots below this (times the expected sign) are replaced by `kReplacedPivot`.
-inline constexpr double kSmallestPivot = 1e-13;
-inline constexpr double kReplacedPivot = 1e-7;
-
 template <int W>
 struct Ldl {
     using V = Vec<W>;
 
     // panels (size): the lower triangle of the matrix on entry, U = L D on return; D_inverse (nodes);
-    // scratch (widest + kLongestChain^2).
+    // scratch (Panels::scratch).
     static void factor(const Panels& S, V* panels, V* D_inverse, V* scratch) {
         V* const block = scratch;
-        V* const scaled = scratch + plan::kLongestChain * plan::kLongestChain;
-        for (const Group& group : S.groups) {
-            if (group.chain)
-                eliminate_chain(S, group, panels, D_inverse, block);
-            else
-                for (Int c = 0; c < group.k; ++c)
-                    D_inverse[group.first + c] = invert(panels[group.offset + c], S.signs[group.first + c]);
-            if (group.r == 0) continue;
-            scale(group, panels, D_inverse, scaled);
-            for (Int u = group.first_update; u < group.last_update; ++u)
-                update(S, group, S.updates[u], panels, scaled);
-        }
+        V* const scaled = scratch + S.longest * S.longest;
+        for (const Run& run : S.runs)
+            if (!factor_small(S, run, panels, D_inverse))
+                factor_group(S, S.groups[run.group], panels, D_inverse, block, scaled);
+    }
+
+    // The group's own columns, and what they change in later ones. block (longest^2), scaled (widest): scratch.
+    static void factor_group(const Panels& S, const Group& group, V* panels, V* D_inverse, V* block, V* scaled) {
+        if (group.chain)
+            eliminate_chain(S, group, panels, D_inverse, block);
+        else
+            for (Int c = 0; c < group.k; ++c)
+                D_inverse[group.first + c] = invert(panels[group.offset + c], S.signs[group.first + c]);
+        if (group.r == 0) return;
+        scale(group, panels, D_inverse, scaled);
+        for (Int u = group.first_update; u < group.last_update; ++u)
+            update_rows(S, group, S.updates[u], panels, scaled, S.updates[u].first, group.r);
     }
 
     // y (nodes x R, the R right-hand sides of a node side by side): L D L' y = y, in elimination order.
     template <int R>
     static void solve(const Panels& S, const V* panels, const V* D_inverse, V* y) {
-        for (const Group& group : S.groups) forward<R>(S, group, panels, D_inverse, y);
-        for (auto group = S.groups.rbegin(); group != S.groups.rend(); ++group)
-            backward<R>(S, *group, panels, D_inverse, y);
+        for (const Run& run : S.runs)
+            if (!small(run, [&](auto groups) { groups.template forward<R>(S, run, panels, D_inverse, y); }))
+                forward<R>(S, S.groups[run.group], panels, D_inverse, y);
+        for (auto run = S.runs.rbegin(); run != S.runs.rend(); ++run)
+            if (!small(*run, [&](auto groups) { groups.template backward<R>(S, *run, panels, D_inverse, y); }))
+                backward<R>(S, S.groups[run->group], panels, D_inverse, y);
+    }
+
+    // Whether the run is one of small groups; then they have been factored.
+    static bool factor_small(const Panels& S, const Run& run, V* panels, V* D_inverse) {
+        return small(run, [&](auto groups) { groups.factor(S, run, panels, D_inverse); });
+    }
+
+    static V invert(V pivot, double sign) {
+        return invert_pivot<W>(pivot, sign);
+    }
+
+    // Rows begin .. end of an update, begin at least its first one.
+    static void update_rows(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled,
+                            Int begin, Int end) {
+        for (Int band = begin; band < end; band += kBand)
+            update_band(S, group, update, panels, scaled, band, band + kBand < end ? band + kBand : end);
     }
 
 private:
-    static V invert(V pivot, double sign) {
-        const V size = pivot * sign;
-        return sign / select(size > kSmallestPivot, size, broadcast<W>(kReplacedPivot));
+    template <class Work>
+    static bool small(const Run& run, const Work& work) {
+        return run.pairs >= 0 && with_small_groups<W>(run, work);
     }
 
     // Rows of a chain: u_c = a_c - sum_{l < c} u_l L_cl, one row after the other; L of the head is kept in `block`.
@@ -165,13 +186,6 @@ private:
     static constexpr Int kBand = 24;
     static_assert(kBand % kTileColumns == 0);
 
-    static void update(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled) {
-        for (Int band = update.first; band < group.r; band += kBand) {
-            const Int end = band + kBand < group.r ? band + kBand : group.r;
-            update_band(S, group, update, panels, scaled, band, end);
-        }
-    }
-
     static void update_band(const Panels& S, const Group& group, const Update& update, V* panels, const V* scaled,
                             Int band, Int end) {
         const V* const below = panels + group.below();
@@ -252,7 +266,7 @@ private:
         const Int k = group.k;
         const Int* const rows = S.rows.data() + group.rows;
         const V* const below = panels + group.below();
-        V sums[plan::kMostIndependent * R];
+        V sums[plan::kLongestLargeChain * R];
         Int c = 0;
         for (; c + 8 <= k; c += 8) gather<8, R>(below + c, rows, group.r, k, y, sums + c * R);
         for (; c + 4 <= k; c += 4) gather<4, R>(below + c, rows, group.r, k, y, sums + c * R);

@@ -7,7 +7,7 @@
 #include <new>
 
 #include "lanes/kernels.hpp"
-#include "lanes/ldl.hpp"
+#include "lanes/ldl_single.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
 
@@ -22,14 +22,14 @@ public:
           panels_(allocate(S_.size)),
           D_inverse_(allocate(S_.nodes)),
           // Not a number more than lanes/ldl.hpp asks for, so that a sanitizer sees what reaches beyond.
-          scratch_(allocate(plan::kLongestChain * plan::kLongestChain + S_.widest)),
+          scratch_(allocate(S_.scratch(W))),
           y_(allocate(static_cast<std::size_t>(S_.nodes) * systems.sides)) {}
 
     void run() {
         for (std::int64_t first = 0; first < systems_.count; first += W) {
             const auto lanes = static_cast<int>(std::min<std::int64_t>(W, systems_.count - first));
             load(first, lanes);
-            Ldl<W>::factor(S_, panels_.get(), D_inverse_.get(), scratch_.get());
+            factor<W>(S_, panels_.get(), D_inverse_.get(), scratch_.get());
             if (systems_.sides == 1)
                 Ldl<W>::template solve<1>(S_, panels_.get(), D_inverse_.get(), y_.get());
             else

@@ -18,6 +18,8 @@
 namespace convexlayers::CONVEXLAYERS_ISA {
 
 inline constexpr int kEquilibrationSteps = 5;
+// Right-hand sides this many times the typical one are out of proportion.
+inline constexpr double kFar = 1024.0;
 
 // Units in which an element's numbers have size one, as convexlayers/scaling.py has them, from geometric means.
 struct Units {
@@ -154,6 +156,29 @@ struct Numbers {
             e[i] = select(fresh, e[i], one);
         }
         scale(plan, w.numbers, d, e, one, one);
+    }
+
+    // Rows of the nonnegative cone whose right-hand side is out of proportion to `unit`, the typical one, are scaled down
+    // with it: bounds so far away that they will not hold with equality, whose slacks should not drown the others.
+    static void shrink_far_rows(const Plan& plan, Workspace<W>& w, const M& fresh, const V& unit) {
+        const plan::Pattern& p = plan.pattern;
+        V *const A = w.numbers + p.A_start(), *const b = w.numbers + p.b_start(), *const factor = w.dz;
+        const V one = broadcast<W>(1.0), limit = kFar * unit;
+        M found = no_lane<W>();
+        for (Int i = 0; i < p.m; ++i) factor[i] = one;
+        for (const Int i : plan.kkt.nonnegative_rows) {
+            const M far = fresh & (abs(b[i]) > limit);
+            found = found | far;
+            // Of the quotient the power of two alone.
+            factor[i] = select(far, power_of_two<W>(biased_exponent<W>(limit / b[i])), one);
+        }
+        if (!any(found)) return;
+        for (Int i = 0; i < p.m; ++i) {
+            b[i] = b[i] * factor[i];
+            w.E[i] = w.E[i] * factor[i];
+        }
+        for (Int j = 0; j < p.n; ++j)
+            for (Int k = p.A_indptr[j]; k < p.A_indptr[j + 1]; ++k) A[k] = A[k] * factor[p.A_rows[k]];
     }
 
     // P, q, A, b of the given numbers to P~, q~, A~, b~.

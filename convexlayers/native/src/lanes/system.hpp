@@ -2,7 +2,7 @@
 #pragma once
 
 #include "lanes/cones.hpp"
-#include "lanes/ldl.hpp"
+#include "lanes/ldl_single.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
 
@@ -21,7 +21,7 @@ struct System {
             for (Int i = range.begin; i < range.end; ++i) w.panels[i] = V{};
         for (const plan::Copy& copy : plan.renewed) w.panels[copy.target] = w.numbers[copy.source];
         Cones<W>::write(plan, w);
-        Ldl<W>::factor(plan.panels, w.panels, w.D_inverse, w.scratch);
+        convexlayers::CONVEXLAYERS_ISA::factor<W>(plan.panels, w.panels, w.D_inverse, w.scratch);
     }
 
     // Place of node in the right-hand side `side` of R.
@@ -38,6 +38,17 @@ struct System {
         rotate<R>(plan, w, false);
         Ldl<W>::template solve<R>(plan.panels, w.panels, w.D_inverse, w.y);
         rotate<R>(plan, w, true);
+    }
+
+    // The two solutions in y, into (x2, z2) and (dx, dz).
+    static void take_both(const Plan& plan, Workspace<W>& w) {
+        const auto take = [&](Int node, V& first, V& second) {
+            const V* const both = w.y + static_cast<std::int64_t>(plan.panels.position[node]) * 2;
+            first = both[0];
+            second = both[1];
+        };
+        for (Int j = 0; j < plan.n(); ++j) take(j, w.x2[j], w.dx[j]);
+        for (Int i = 0; i < plan.m(); ++i) take(plan.n() + i, w.z2[i], w.dz[i]);
     }
 
     // One of the R solutions in y.

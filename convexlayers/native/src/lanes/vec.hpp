@@ -194,6 +194,22 @@ inline Vec<W> from_bits(const Bits<W>& b) {
     return out;
 }
 
+// The sum of term(i, sum), which adds term i to a sum, over i < count: four sums side by side, since each addition waits for
+// the one before it.
+template <int W, class Term>
+inline Vec<W> sum_of(std::int32_t count, const Term& term) {
+    Vec<W> a{}, b{}, c{}, d{};
+    std::int32_t i = 0;
+    for (; i + 4 <= count; i += 4) {
+        a = term(i, a);
+        b = term(i + 1, b);
+        c = term(i + 2, c);
+        d = term(i + 3, d);
+    }
+    for (; i < count; ++i) a = term(i, a);
+    return (a + b) + (c + d);
+}
+
 // Biased exponent of |v|: floor(log2 |v|) + 1023 for a normal number, 0 for zero.
 template <int W>
 inline Bits<W> biased_exponent(const Vec<W>& v) {

@@ -21,7 +21,7 @@ struct Workspace {
     // denormal or not numbers at all would slow down the others.
     Workspace(const Plan& plan, bool full) {
         const std::size_t n = plan.n(), m = plan.m(), nodes = plan.kkt.nodes;
-        const std::size_t scratch_size = plan::kLongestChain * plan::kLongestChain + plan.panels.widest;
+        const std::size_t scratch_size = plan.panels.scratch(W);
         struct Part {
             V** pointer;
             std::size_t size;
@@ -70,6 +70,7 @@ struct Workspace {
     V *inverse_s, *inverse_z, *jordan;       // scratch of the cones
     V *cone_numbers, *cone_work;             // what the cones keep, and scratch of one call
     std::vector<Spectrum<W>> spectra;        // H of the expanded blocks
+    V eps = broadcast<W>(kRegularization);   // what the matrix is regularized by
 
 private:
     V* memory_ = nullptr;

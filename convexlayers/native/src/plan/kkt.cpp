@@ -26,6 +26,8 @@ private:
     void add_cones() {
         const ConeSizes& cones = pattern_.cones;
         Int row = cones.zero;
+        kkt_.first_nonnegative = row;
+        kkt_.consecutive = cones.nonnegative;
         for (Int i = 0; i < cones.nonnegative; ++i) kkt_.nonnegative_rows.push_back(row++);
         for (const Int dim : cones.second_order) {
             if (dim == 1)

@@ -72,6 +72,14 @@ struct KktPattern {
     Int cone_numbers = 0, basis_start = 0, cone_work = 0;
     // Those of dimension or order 1 among them.
     std::vector<Int> nonnegative_rows;
+    Int first_nonnegative = 0, consecutive = 0;  // so many of them, from the first one on, follow each other
+
+    // work(row) for every nonnegative row. Consecutive rows are a loop of their own, which can run in vectors.
+    template <class Work>
+    void for_each_nonnegative(const Work& work) const {
+        for (Int i = first_nonnegative; i < first_nonnegative + consecutive; ++i) work(i);
+        for (std::size_t k = consecutive; k < nonnegative_rows.size(); ++k) work(nonnegative_rows[k]);
+    }
 };
 
 KktPattern make_kkt(const Pattern& pattern);

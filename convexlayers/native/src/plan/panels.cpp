@@ -9,6 +9,9 @@ namespace {
 
 using symbolic::Index;
 
+// Share of a group's entries that may be zeros for the sake of longer chains.
+constexpr double kMostZeros = 0.2;
+
 // Columns of an upper triangle.
 struct Upper {
     std::vector<Index> indptr, indices;
@@ -69,6 +72,7 @@ public:
     Panels run() {
         panels_.nodes = kkt_.nodes;
         panels_.flops = factor_.flops;
+        if (panels_.large()) panels_.longest = kLongestLargeChain;
         panels_.L_entries = static_cast<std::int64_t>(factor_.L_indices.size());
         panels_.position.resize(kkt_.nodes);
         panels_.signs.resize(kkt_.nodes);
@@ -79,6 +83,7 @@ public:
         }
         for (Int first = 0; first < kkt_.nodes;) first = add_group(first);
         for (Group& group : panels_.groups) add_updates(group);
+        for (std::size_t g = 0; g < panels_.groups.size(); ++g) add_to_runs(static_cast<Int>(g));
         return std::move(panels_);
     }
 
@@ -91,6 +96,16 @@ private:
         return j + 1 < kkt_.nodes && factor_.elimination_tree[j] == j + 1 && count(j) == count(j + 1) + 1;
     }
 
+    // In a large factorization column j + 1 may also have entries that column j lacks, j its child: j and those before it
+    // are filled up with zeros, as long as those are few. The pattern of a group is that of its last column.
+    bool continues_relaxed(Int first, Int j, std::int64_t& zeros) const {
+        if (!panels_.large() || j + 1 >= kkt_.nodes || factor_.elimination_tree[j] != j + 1) return false;
+        const std::int64_t k = j + 1 - first, more = zeros + k * (count(j + 1) + 1 - count(j));
+        if (more > kMostZeros * static_cast<double>((k + 1) * (count(j + 1) + 1))) return false;
+        zeros = more;
+        return true;
+    }
+
     bool same_pattern(Int i, Int j) const {
         return count(i) == count(j) && count(i) > 0 && std::equal(column(i), column(i) + count(i), column(j));
     }
@@ -101,7 +116,10 @@ private:
         if (independent) {
             while (last < kkt_.nodes && last - first < kMostIndependent && same_pattern(first, last)) ++last;
         } else {
-            while (last - first < kLongestChain && continues_chain(last - 1)) ++last;
+            std::int64_t zeros = 0;
+            while (last - first < panels_.longest &&
+                   (continues_relaxed(first, last - 1, zeros) || continues_chain(last - 1)))
+                ++last;
         }
         Group group{};
         group.first = first;
@@ -150,6 +168,23 @@ private:
         const Int* begin = panels_.rows.data() + target.rows;
         const Int* found = std::lower_bound(begin, begin + target.r, row);
         return (target.head + static_cast<Int>(found - begin)) * target.k;
+    }
+
+    void add_to_runs(Int index) {
+        const Group& group = panels_.groups[index];
+        const bool small = group.k <= (group.chain ? kMostSmallColumns : 2) && group.r >= 1 && group.r <= kMostSmallRows;
+        Run* const last = panels_.runs.empty() ? nullptr : &panels_.runs.back();
+        if (small && last != nullptr && last->pairs >= 0 && last->k == group.k && last->r == group.r &&
+            last->chain == group.chain) {
+            ++last->count;
+        } else {
+            panels_.runs.push_back({index, 1, group.first, group.k, group.r, group.offset, group.rows,
+                                    small ? static_cast<Int>(panels_.pairs.size()) : -1, group.chain});
+        }
+        if (!small) return;
+        const Int* const rows = panels_.rows.data() + group.rows;
+        for (Int i = 0; i < group.r; ++i)
+            for (Int j = 0; j <= i; ++j) panels_.pairs.push_back(panels_.locate(rows[i], rows[j]));
     }
 
     const KktPattern& kkt_;

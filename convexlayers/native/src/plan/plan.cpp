@@ -15,6 +15,12 @@ std::vector<Int> expand(const std::vector<Int>& indptr) {
     return columns;
 }
 
+// Whether the entries of a group's column, the diagonal left out, stay the matrix's own: no other group updates them and no
+// column of the same group comes before. (In a large factorization a first column may have been filled up with zeros.)
+bool is_lasting(const Panels& panels, const Group& group, Int column) {
+    return group.leaf && (!group.chain || group.k == 1 || (column == 0 && !panels.large()));
+}
+
 BlockGradient split(const ParameterBlock& block, const Pattern& pattern) {
     const std::vector<Int> P_cols = expand(pattern.P_indptr), A_cols = expand(pattern.A_indptr);
     BlockGradient out;
@@ -77,7 +83,7 @@ void Plan::place_entries() {
         const Int i = place(entry.row), j = place(entry.col);
         const Int target = panels.locate(i, j);
         const Group& group = panels.groups[panels.group_of[std::min(i, j)]];
-        const bool kept = group.leaf && (!group.chain || group.k == 1);
+        const bool kept = is_lasting(panels, group, std::min(i, j) - group.first);
         switch (entry.source) {
             case Source::data: (kept ? lasting : renewed).push_back({entry.index, target}); break;
             case Source::v_vector: v_targets.push_back(target); break;
@@ -102,9 +108,11 @@ void Plan::find_cleared() {
     for (const auto* targets : {&diagonal, &v_targets, &u_targets, &rotated_targets})
         for (const Int target : *targets) written[target] = true;
     for (const Group& group : panels.groups) {
-        if (group.leaf && (!group.chain || group.k == 1)) continue;
         for (Int i = group.offset; i < group.offset + (group.head + group.r) * group.k; ++i) {
-            if (written[i]) continue;
+            const Int row = (i - group.offset) / group.k, column = (i - group.offset) % group.k;
+            // Above the diagonal nothing is read; tiles of long chains compute there, and are better off with numbers.
+            const bool unused = group.chain && column > row && group.k <= kMostSmallColumns;
+            if (written[i] || unused || is_lasting(panels, group, column)) continue;
             if (!cleared.empty() && cleared.back().end == i)
                 ++cleared.back().end;
             else

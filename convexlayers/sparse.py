@@ -1,0 +1,100 @@
+"""Sparse matrices as arguments: their pattern belongs to the program, their values are a parameter.
+
+A sparse matrix has no batch dimensions: the batch shares it, and its gradient is a sum over the batch. Gradients reach
+the stored entries only. Nothing here costs more than the entries: an n by n matrix is never spread out.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from convexlayers.errors import ArgumentError, wrong_shape
+
+LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
+# Entries of a pattern that its hash looks at.
+SAMPLES = 512
+# How far from symmetric a matrix may be, relative to its largest entry.
+ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
+
+
+class Pattern:
+    """Which entries of a matrix are stored, sorted by row, then column.
+
+    Attributes:
+        shape: of the matrix.
+        rows, cols: one stored entry each.
+    """
+
+    def __init__(self, shape: tuple[int, int], rows: np.ndarray, cols: np.ndarray) -> None:
+        self.shape, self.rows, self.cols = shape, rows, cols
+        step = max(1, len(rows) // SAMPLES)
+        self._hash = hash((shape, len(rows), rows[::step].tobytes(), cols[::step].tobytes()))
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pattern) and (
+            self.shape == other.shape
+            and np.array_equal(self.rows, other.rows)
+            and np.array_equal(self.cols, other.cols)
+        )
+
+
+def is_sparse(value: object) -> bool:
+    """Whether a value is a sparse tensor of torch or a sparse matrix of scipy."""
+    return value.layout in LAYOUTS if isinstance(value, Tensor) else hasattr(value, "tocoo")
+
+
+def split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Tensor]:
+    """Pattern and values, differentiable where the value is.
+
+    Args:
+        name: for messages.
+        value: for which `is_sparse` holds.
+        shape: that it has to have.
+
+    Raises:
+        ArgumentError: the shape is another one, or the numbers are complex.
+    """
+    if tuple(value.shape) != shape:
+        raise wrong_shape(name, value.shape, f"{shape} (a sparse matrix has no batch dimensions)")
+    if isinstance(value, Tensor):
+        entries = value.to_sparse_coo().coalesce()
+        rows, cols = entries.indices().cpu().numpy()
+        values = entries.values()
+    else:
+        entries = value.tocsr(copy=True)
+        entries.sum_duplicates()
+        entries = entries.tocoo()
+        rows, cols, values = entries.row, entries.col, torch.from_numpy(np.array(entries.data))
+    if values.is_complex():
+        raise ArgumentError(f"{name} is complex, expected real numbers.")
+    values = values if values.is_floating_point() else values.to(torch.float64)
+    return Pattern(shape, rows.astype(np.int64), cols.astype(np.int64)), values
+
+
+def check_quadratic(name: str, pattern: Pattern, values: Tensor) -> None:
+    """That a matrix is symmetric with a nonnegative diagonal, both up to rounding; its eigenvalues are not computed.
+
+    Raises:
+        ArgumentError: it is not; the message names an entry.
+    """
+    found = values.detach().to(device="cpu", dtype=torch.float64).numpy()
+    if not np.isfinite(found).all():
+        return  # the status of the element will say so
+    allowed = ROUNDING.get(values.dtype, 1e-2) * np.abs(found).max(initial=0.0)
+    n = pattern.shape[0]
+    mirrored, keys = pattern.cols * n + pattern.rows, pattern.rows * n + pattern.cols
+    place = np.minimum(np.searchsorted(keys, mirrored), max(len(keys) - 1, 0))
+    other = np.where(keys[place] == mirrored, found[place], 0.0) if len(keys) else found
+    off = np.abs(found - other) > allowed
+    if off.any():
+        i, j = int(pattern.rows[off][0]), int(pattern.cols[off][0])
+        raise ArgumentError(f"{name} is not symmetric: entries ({i}, {j}) and ({j}, {i}) differ.")
+    negative = (pattern.rows == pattern.cols) & (found < -allowed)
+    if negative.any():
+        i = int(pattern.rows[negative][0])
+        raise ArgumentError(f"{name} is not positive semidefinite: entry ({i}, {i}) is {found[negative][0]:.3g}.")
