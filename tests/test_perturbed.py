@@ -123,6 +123,26 @@ def test_a_zero_cotangent_gives_zero():
     assert solution.report.residual.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("solver", ["native", "clarabel"])
+def test_elements_do_not_depend_on_each_other(solver):
+    """Cotangents of all sizes in one batch, zero among them, and a failed element."""
+    generator = torch.Generator().manual_seed(1)
+    cost = torch.rand(5, 4, generator=generator, dtype=DOUBLE) + 1
+    cost[3, 0] = math.nan
+    factor = torch.tensor([1e-12, 1.0, 0.0, 1.0, 1e12], dtype=DOUBLE)
+    c = cost.clone().requires_grad_()
+    options = {"A": torch.ones(1, 4, dtype=DOUBLE), "b": torch.ones(1, dtype=DOUBLE), "lb": 0.0, "solver": solver}
+    x = cl.solve_lp(c, **options, derivative=Perturbed(0.5), on_failure="nan").x
+    (grad,) = torch.autograd.grad((factor * x[:, 1]).sum(), c)
+    assert bool((grad[2:4] == 0).all())
+    for row in (0, 1, 4):
+        alone = cost[row].clone().requires_grad_()
+        x = cl.solve_lp(alone, **options, derivative=Perturbed(0.5)).x
+        (expected,) = torch.autograd.grad(factor[row] * x[1], alone)
+        assert expected.abs().max() > 0.1 * factor[row]
+        assert relative(grad[row], expected) <= 1e-7
+
+
 def test_the_optimal_value_goes_by_the_envelope_theorem():
     c = torch.tensor([1.0, 2.0, 3.0], dtype=DOUBLE, requires_grad=True)
     solution = top_k(c, Perturbed())
