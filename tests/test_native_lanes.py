@@ -3,11 +3,11 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
 from functools import partial
 
 import pytest
 import torch
+from torch_threads import threads
 
 import convexlayers as cl
 from convexlayers.cones import Cones
@@ -17,16 +17,6 @@ from convexlayers.testing.problems import KINDS
 
 BATCH = 19  # not a multiple of any number of lanes
 LANES = {"baseline": 2, "avx2": 4, "avx512": 8}
-
-
-@contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def randn(*shape, seed):

@@ -277,7 +277,8 @@ struct BoundaryCone {
     }
 
     // 1 / the largest step that stays inside both cones, at least `rate`: halfway to where it leaves, a few times.
-    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate, const M& lanes) {
+    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate,
+                       const M& lanes) {
         V step = 1.0 / max(rate, broadcast<W>(1.0));
         const auto inside = [&](const V& a) {
             T p, d;
@@ -318,7 +319,8 @@ struct BoundaryCone {
     }
 
     // H = M (I - M)^-1 at v = s - z, clipped as `curved_spectrum` does.
-    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis, const V& guess, const M& lanes) {
+    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis, const V& guess,
+                           const M& lanes) {
         const T v = {s[0] - z[0], s[1] - z[1], s[2] - z[2]};
         const Pair pair = find_pair(exponent, v, guess, lanes);
         // Orthonormal (s, z, s x z).
@@ -350,8 +352,8 @@ struct BoundaryCone {
             return F::log(select(defined, height_s, one)) - F::log(select(defined, height_z, one));
         }
         const V size_s = max(max(abs(s[0]), abs(s[1])), height_s), size_z = max(max(abs(z[0]), abs(z[1])), height_z);
-        const V own = select(size_s < size_z, 1.0 - z[1] / select(z[0] < 0.0, z[0], -one), s[0] / select(s[1] > 0.0, s[1], one));
-        return own;
+        const V from_s = s[0] / select(s[1] > 0.0, s[1], one), from_z = 1.0 - z[1] / select(z[0] < 0.0, z[0], -one);
+        return select(size_s < size_z, from_z, from_s);
     }
 
 private:
