@@ -53,6 +53,8 @@ CLOSEST_FEASIBLE = "closest_feasible"
 SMALL_SHIFT = 1e-7
 # Singular values of A_E below this share of the largest are zero.
 SMALL_SINGULAR_VALUE = 1e-10
+# Sums that are smaller than this share of their terms are zero.
+ROUNDING = 1e-14
 
 
 def check_relax(relax: str | None, engine: Engine, program: ParametrizedConeProgram) -> Engine | None:
@@ -186,7 +188,7 @@ def closest_feasible(engine: Engine, program: ParametrizedConeProgram, theta: Se
     for cones in dict.fromkeys(part.cones for _, part in reduced):
         members = [(i, part) for i, part in reduced if part.cones == cones]
         i = torch.tensor([i for i, _ in members], device=b.device)
-        point, second = _solve_in_faces(engine, cones, None if P is None else P[i], numbers.q[i], A[i], members)
+        point, second = _solve_in_faces(engine, cones, None if P is None else P[i], numbers.q[i], members)
         x, s, z = (old.index_copy(0, i, new) for old, new in zip((x, s, z), point, strict=True))
         status[i], iterations[i] = second.status, iterations[i] + second.iterations
         for name in NAMES:
@@ -234,16 +236,18 @@ def _kind(r: Tensor, small: float) -> str:
 
 @dataclass(frozen=True)
 class Reduced:
-    """Stage (2) of one element in its face: rows R A x + s' = R b + shift, s' in `cones`; s = R's', z = R'z'.
+    """Stage (2) of one element in its face: R A x + s' = R (b + r), s' in `cones`; s = R's', z = R'z'. Differentiable.
 
     Attributes:
-        cones: of the reduced rows, m'.
-        R: (m', m), differentiable.
-        right: R b + shift, (m',).
+        cones: of the m' reduced rows.
+        R: (m', m).
+        A: R A, (m', n).
+        right: R (b + r), (m',).
     """
 
     cones: Cones
     R: Tensor
+    A: Tensor
     right: Tensor
 
 
@@ -264,20 +268,29 @@ def _reduce(face: Face, A: Tensor, b: Tensor, r: Tensor) -> Reduced:
     flat = face.is_flat
     equalities = (Vt / S**2) @ A_E.T @ D if flat else (U.T / S) @ D
     R = torch.cat([equalities, inequalities, *(identity[block] for block in kept)])
-    shift = torch.zeros_like(R[:, 0]) if flat else torch.cat([equalities @ r, torch.zeros_like(R[k:, 0])])
     sizes = tuple(block.stop - block.start for block in kept)
-    return Reduced(Cones(zero=k, nonnegative=len(inequalities), second_order=sizes), R, R @ b + shift)
+    cones = Cones(zero=k, nonnegative=len(inequalities), second_order=sizes)
+    # In exact arithmetic r does nothing to the other rows, and nothing at all where the face is flat.
+    right = torch.cat([_product(equalities, b if flat else b + r), R[k:] @ b])
+    return Reduced(cones, R, torch.cat([_product(equalities, A), R[k:] @ A]), right)
+
+
+def _product(W: Tensor, v: Tensor) -> Tensor:
+    """W v with zeros for what is rounding: units are found from the sizes of nonzero numbers. Its derivative stays."""
+    product = W @ v
+    rounding = product.detach().abs() <= ROUNDING * (W.abs() @ v.abs()).detach()
+    return product - torch.where(rounding, product.detach(), 0.0)
 
 
 def _solve_in_faces(
-    engine: Engine, cones: Cones, P: Tensor | None, q: Tensor, A: Tensor, members: list[tuple[int, Reduced]]
+    engine: Engine, cones: Cones, P: Tensor | None, q: Tensor, members: list[tuple[int, Reduced]]
 ) -> tuple[tuple[Tensor, Tensor, Tensor], Solution]:
     """Stage (2) of elements whose faces have the same cones: (x, s, z) of the program, and what the solver found."""
-    # Element by element: how a batched product rounds depends on the batch.
-    rows = torch.stack([part.R @ own for (_, part), own in zip(members, A, strict=True)])
-    (x, s, z), found = _solve(engine, cones, P, q, rows, torch.stack([part.right for _, part in members]))
+    rows, right = (torch.stack([getattr(part, name) for _, part in members]) for name in ("A", "right"))
+    (x, s, z), found = _solve(engine, cones, P, q, rows, right)
     # NaN would travel backwards through what is made of it here, zeros do not; `_judge` puts it back.
     x, s, z = (part.masked_fill(~found.solved.unsqueeze(-1), 0.0) for part in (x, s, z))
+    # Element by element: how a batched product rounds depends on the batch.
     s, z = (
         torch.stack([part.R.T @ own for (_, part), own in zip(members, vectors, strict=True)]) for vectors in (s, z)
     )
