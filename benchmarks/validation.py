@@ -2,9 +2,9 @@
 
 Usage: python benchmarks/validation.py [--repeats 40] [--batch B] [--families NAME ...]
 
-The families of families.py whose parameters have attributes, and problems with the costlier attributes. Calls with and
-without `validate` alternate, so that whatever else the machine does hits both; prints the medians in milliseconds and
-the share of the check in the call, in percent.
+The families of families.py whose parameters have attributes, and problems with the costlier attributes. Passes
+and checks alternate, so that whatever else the machine does hits both; prints the medians in milliseconds and the share
+of the check in the pass, in percent.
 """
 
 import argparse
@@ -14,11 +14,12 @@ from collections.abc import Callable
 from typing import Any
 
 import cvxpy as cp
-import numpy as np
 import torch
 from families import FAMILIES, Family, randn
 
 import convexlayers as cl
+from convexlayers.batching import to_batch
+from convexlayers.execute import check
 
 
 def gram(B: int, n: int, seed: int) -> torch.Tensor:
@@ -29,8 +30,8 @@ def gram(B: int, n: int, seed: int) -> torch.Tensor:
 
 def quadratic(n: int, **attributes: Any) -> Family:
     """Quadratic form with a parameter matrix, over the simplex."""
-    x, P, q = cp.Variable(n), cp.Parameter((n, n), **attributes), cp.Parameter(n)
-    problem = cp.Problem(cp.Minimize(cp.quad_form(x, P) + q @ x), [x >= 0, cp.sum(x) == 1])
+    x, P, q = cp.Variable(n, nonneg=True), cp.Parameter((n, n), **attributes), cp.Parameter(n)
+    problem = cp.Problem(cp.Minimize(cp.quad_form(x, P) + q @ x), [cp.sum(x) == 1])
     return problem, [P, q], [x], lambda B: [gram(B, n, 1), randn(B, n, seed=2)]
 
 
@@ -57,28 +58,22 @@ ATTRIBUTES: dict[str, tuple[Callable[[], Family], int]] = {
 }
 
 
-def passes(family: Family, B: int) -> dict[bool, Callable[[], float]]:
-    """With and without the check: a forward and backward pass that returns its seconds."""
+def share(family: Family, B: int, repeats: int) -> tuple[float, float]:
+    """Median seconds of a forward and backward pass with the check, and of the check in it."""
     problem, parameters, variables, sample = family
     values = [value.requires_grad_() for value in sample(B)]
-    layers = {check: cl.ConvexLayer(problem, parameters, variables, validate=check) for check in (True, False)}
-
-    def run(check: bool) -> float:
+    layer = cl.ConvexLayer(problem, parameters, variables)
+    tensors, batch = to_batch(layer.program.parameters, values)
+    times = []
+    for _ in range(repeats + 1):
         start = time.perf_counter()
-        outputs = layers[check](*values)
+        outputs = layer(*values)
         torch.autograd.grad(outputs, values, [torch.ones_like(output) for output in outputs])
-        return time.perf_counter() - start
-
-    return {True: lambda: run(True), False: lambda: run(False)}
-
-
-def share(family: Family, B: int, repeats: int) -> tuple[float, float]:
-    """Median seconds of a pass without the check, and of the check by the difference of neighbouring passes."""
-    pair = passes(family, B)
-    for check in pair.values():
-        check()
-    times = np.array([[pair[False](), pair[True]()] for _ in range(repeats)])
-    return statistics.median(times[:, 0]), statistics.median(times[:, 1] - times[:, 0])
+        middle = time.perf_counter()
+        check(layer.program, tensors, batch)
+        times.append((middle - start, time.perf_counter() - middle))
+    whole, checks = zip(*times[1:], strict=True)
+    return statistics.median(whole), statistics.median(checks)
 
 
 def main() -> None:
@@ -89,13 +84,13 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=40)
     parser.add_argument("--batch", type=int)
     options = parser.parse_args()
-    print(f"convexlayers {cl.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
+    print(f"# convexlayers {cl.__version__}, torch {torch.__version__}, {torch.get_num_threads()} threads")
     print("family,batch,pass_ms,check_ms,check_percent")
     for name in options.families:
         make, batch = cases[name]
         batch = options.batch or batch
-        whole, check = share(make(), batch, options.repeats)
-        print(f"{name},{batch},{1e3 * whole:.3f},{1e3 * check:.3f},{100 * check / whole:.1f}", flush=True)
+        whole, part = share(make(), batch, options.repeats)
+        print(f"{name},{batch},{1e3 * whole:.3f},{1e3 * part:.3f},{100 * part / whole:.1f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -192,8 +192,8 @@ def relax_infeasible(
 
 def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
     """Check the values of the parameters that have attributes."""
-    infos = [program.parameters[i] for i in program.checked]
-    values = [tensors[i].detach() for i in program.checked]
-    rows = [batch.as_row(value, info) for value, info in zip(values, infos, strict=True)]
-    shaped = [row.reshape(len(row), *info.shape) for row, info in zip(rows, infos, strict=True)]
-    validate(infos, shaped, [batch.dtypes[i] for i in program.checked])
+    checked = [i for i in program.checked if tensors[i].numel()]
+    infos = [program.parameters[i] for i in checked]
+    values = [tensors[i].detach().reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
+    rows = [value.to(batch.device, torch.float64) for value in values]
+    validate(infos, rows, [batch.dtypes[i] for i in checked])
