@@ -17,6 +17,7 @@ from convexlayers.program import ParameterInfo
 # Attributes that one factorization answers for, symmetry included, with the sign of the matrix; up to this order.
 DEFINITE = {"PSD": 1.0, "NSD": -1.0}
 LARGEST_IN_LANES = 300
+SMALLEST_ALONE = 50
 # How far from its set a value may be, relative to its largest entry: what rounding in the user's dtype can do.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -95,7 +96,15 @@ def _is_plainly_definite(value: Tensor, sign: float, slack: float) -> bool:
     order = value.shape[-1]
     if order > LARGEST_IN_LANES or not value.is_cpu:
         return False
-    value, suspect = value.contiguous(), torch.empty(len(value), dtype=torch.bool)
+    # The kernel fills its lanes with a batch; one large matrix is done sooner without, if it is clearly definite.
+    if len(value) == 1 and order >= SMALLEST_ALONE and torch.equal(value, value.mT):
+        return int(torch.linalg.cholesky_ex(sign * value).info) == 0 or _is_definite_in_lanes(value, sign, slack)
+    return _is_definite_in_lanes(value, sign, slack)
+
+
+def _is_definite_in_lanes(value: Tensor, sign: float, slack: float) -> bool:
+    """The same by the kernel, which allows for rounding."""
+    value, suspect, order = value.contiguous(), torch.empty(len(value), dtype=torch.bool), value.shape[-1]
     _core.find_indefinite(value.data_ptr(), len(value), order, sign, slack, suspect.data_ptr(), torch.get_num_threads())
     return not bool(suspect.any())
 
