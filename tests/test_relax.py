@@ -241,3 +241,24 @@ def test_layers_from_programs_and_copies():
     again = cl.ConvexLayer.from_program(layer.program, relax="closest_feasible")
     for other in (again, copy.deepcopy(layer)):
         assert torch.equal(other(low, high)[0], layer(low, high)[0])
+
+
+def test_gaps_of_every_size(solver):
+    gap = torch.tensor([1e-7, 1e-5, 1e-3, 1.0, 1e3, 1e6], dtype=torch.float64, requires_grad=True)
+    eye, zero, high = torch.eye(1).double(), torch.zeros(1).double(), torch.ones(1).double()
+    solution = cl.solve_qp(eye, zero, lb=(1 + gap).unsqueeze(-1), ub=high, solver=solver, **RELAX)
+    assert solution.relaxed.all()
+    solution.x.sum().backward()
+    assert torch.allclose(solution.x[:, 0], 1 + gap / 2, rtol=1e-12, atol=0)
+    assert torch.allclose(gap.grad, torch.full_like(gap, 0.5), rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_many_random_programs(solver, scale):
+    torch.manual_seed(0)
+    P, q, G, A = torch.eye(10), torch.randn(16, 10), torch.randn(16, 30, 10), 10 * torch.randn(16, 5, 10)
+    h, b = scale * (torch.randn(16, 30) - 1), scale * torch.randn(16, 5)
+    data = [part.double() for part in (P, q, G, h, A, b)]
+    solution = cl.solve_qp(*data, solver=solver, **RELAX)
+    assert solution.relaxed.all()
+    assert float(torch.stack([solution.primal_residual, solution.dual_residual, solution.gap]).max()) < 1e-7
