@@ -23,6 +23,11 @@ def status(key: str) -> int:
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
+def clear_high_water_mark() -> None:
+    """Set the high-water mark of the resident set back to its present size."""
+    Path("/proc/self/clear_refs").write_text("5")
+
+
 def size(values: Values) -> int:
     """Bytes."""
     return sum(value.nbytes for value in values)
@@ -34,8 +39,7 @@ def measure_peak(contender_name: str, family_name: str, batch: int) -> dict[str,
     values = family[3](batch)
     contender.prepare(family, 1)
     call_once(contender, [value[:1].clone() for value in values])
-    # "5" sets the high-water mark of the resident set back to its present size.
-    Path("/proc/self/clear_refs").write_text("5")
+    clear_high_water_mark()
     before = status("VmRSS")
     contender.resize(batch)
     call_once(contender, values)

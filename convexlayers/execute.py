@@ -10,9 +10,10 @@ from torch import Tensor
 from convexlayers.activity import WEAK, find_activity
 from convexlayers.autograd import differentiable_solve
 from convexlayers.batching import Batch, Value, block_values, to_batch
-from convexlayers.engines.base import Plan
+from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.relax import closest_feasible
 from convexlayers.solution import DerivativeReport, Solution
 from convexlayers.status import Status, describe, raise_for_status
 from convexlayers.validation import validate
@@ -65,10 +66,24 @@ class BatchSolution:
     @property
     def rescued(self) -> Tensor:
         """Boolean mask (*batch): elements on which the engine stalled and which it handed to Clarabel."""
-        mask = self.cone_solution.rescued
-        if mask is None:
+        return self._mask(self.cone_solution.rescued)
+
+    @property
+    def relaxed(self) -> Tensor:
+        """Boolean mask (*batch): elements without a feasible point, replaced by the closest feasible problem."""
+        return self._mask(self.cone_solution.relaxed)
+
+    @property
+    def violation(self) -> Tensor:
+        """Euclidean norm of the shift of the right-hand side that relaxed elements needed, float64 (*batch)."""
+        found = self.cone_solution.violation
+        return torch.zeros_like(self.gap) if found is None else found.reshape(self.status.shape)
+
+    def _mask(self, found: Tensor | None) -> Tensor:
+        """A mask over the elements in the user's batch shape; None for none of them."""
+        if found is None:
             return torch.zeros_like(self.status, dtype=torch.bool)
-        return mask.to(self.status.device).reshape(self.status.shape)
+        return found.to(self.status.device).reshape(self.status.shape)
 
     @property
     def derivative_report(self) -> DerivativeReport:
@@ -80,8 +95,8 @@ class BatchSolution:
         raise_for_status(self.status)
 
     def describe(self) -> str:
-        """The statuses in sentences, and which elements a second engine was asked for."""
-        return describe(self.status, self.rescued)
+        """The statuses in sentences, which elements a second engine was asked for, and which were relaxed."""
+        return describe(self.status, self.rescued, self.relaxed)
 
 
 @dataclass(frozen=True)
@@ -134,6 +149,7 @@ def execute(
     check_values: bool,
     dtype: torch.dtype | None = None,
     with_objective: bool = True,
+    relax: Engine | None = None,
 ) -> Execution:
     """Convert, check, solve, and apply the failure policy.
 
@@ -144,6 +160,7 @@ def execute(
         check_values: whether to check the parameters' attributes.
         dtype: of results, by default the common one of the values.
         with_objective: whether the objective is wanted.
+        relax: the engine that solves the closest feasible problem of infeasible elements; None for none.
 
     Raises:
         ArgumentError: bad values.
@@ -154,6 +171,8 @@ def execute(
     if check_values and program.checked:
         check(program, tensors, batch)
     run = run_plan(plan, tensors, batch, with_objective)
+    if relax is not None and not run.solution.all_solved:
+        run = relax_infeasible(run, relax, program, tensors)
     if on_failure == "raise" and not run.solution.all_solved:
         raise_for_status(batch.restore(run.solution.status))
     return run
@@ -168,10 +187,32 @@ def run_plan(plan: Plan, tensors: Sequence[Tensor], batch: Batch, with_objective
     return Execution(batch, outputs[:-1], outputs[-1], solution)
 
 
+def relax_infeasible(
+    run: Execution, engine: Engine, program: ParametrizedConeProgram, tensors: Sequence[Tensor]
+) -> Execution:
+    """Replace the infeasible elements of a call by their closest feasible problems; the others stay as they are."""
+    indices = (run.solution.status == int(Status.PRIMAL_INFEASIBLE)).nonzero().squeeze(-1)
+    if len(indices) == 0:
+        return run
+    batch, values = run.batch, block_values(program.blocks, tensors)
+    infos = [program.parameters[block.parameter] for block in program.blocks]
+    rows = [batch.as_row(value, info) for value, info in zip(values, infos, strict=True)]
+    found = closest_feasible(engine, program, select_rows(rows, indices, batch.size), len(indices))
+
+    def put(old: Tensor, new: Tensor) -> Tensor:
+        flat = old.reshape(batch.size, *new.shape[1:])
+        return flat.index_copy(0, indices, new.to(old)).reshape(old.shape)
+
+    outputs = [info.recover(found.x, found.z, found.s) for info in program.outputs]
+    objective = None if run.objective is None else put(run.objective, program.user_objective(found.objective))
+    merged = tuple(put(old, new) for old, new in zip(run.values, outputs, strict=True))
+    return Execution(batch, merged, objective, found.merge(run.solution, indices))
+
+
 def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
     """Check the values of the parameters that have attributes."""
-    infos = [program.parameters[i] for i in program.checked]
-    values = [tensors[i].detach() for i in program.checked]
-    rows = [batch.as_row(value, info) for value, info in zip(values, infos, strict=True)]
-    shaped = [row.reshape(len(row), *info.shape) for row, info in zip(rows, infos, strict=True)]
-    validate(infos, shaped, [batch.dtypes[i] for i in program.checked])
+    checked = [i for i in program.checked if tensors[i].numel()]
+    infos = [program.parameters[i] for i in checked]
+    values = [tensors[i].detach().reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
+    rows = [value.to(batch.device, torch.float64) for value in values]
+    validate(infos, rows, [batch.dtypes[i] for i in checked])

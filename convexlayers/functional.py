@@ -22,6 +22,7 @@ from convexlayers.engines.given import Given
 from convexlayers.errors import ArgumentError, wrong_shape
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute, run_plan
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.relax import check_relax
 from convexlayers.sparse import Pattern
 
 # A bound of this size and above is none: the convention of Clarabel and of most file formats.
@@ -65,6 +66,7 @@ def solve_qp(
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,
+    relax: str | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to Gx <= h, Ax = b, lb <= x <= ub (qpsolvers' order of arguments).
 
@@ -83,6 +85,7 @@ def solve_qp(
         validate: check that P is symmetric positive semidefinite; a sparse P, that it is symmetric and its diagonal
             nonnegative.
         derivative: a derivative strategy, by default `Exact()`.
+        relax: None, or "closest_feasible", see `ConvexLayer`.
 
     Returns:
         the solution, with duals under "G", "A", "lb", "ub".
@@ -100,7 +103,7 @@ def solve_qp(
     return solve_socp(
         P, q, (), G, h, A, b, lb, ub,
         solver=solver, on_failure=on_failure, tolerance=tolerance, max_iterations=max_iterations, validate=validate,
-        derivative=derivative,
+        derivative=derivative, relax=relax,
     )  # fmt: skip
 
 
@@ -138,6 +141,7 @@ def solve_socp(
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,
+    relax: str | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to |M_i x + v_i| <= c_i'x + d_i, Gx <= h, Ax = b, lb <= x <= ub.
 
@@ -184,7 +188,8 @@ def solve_socp(
     originals = [value for value in (P, q, G, h, A, b, lb, ub) if value is not None]
     dtype = common_dtype([*originals, *(value for cone in second_order for value in cone)])
     plan, policy = engine.setup(program), check_policy(on_failure)
-    run = execute(plan, values, on_failure=policy, check_values=validate, dtype=dtype)
+    asked = check_relax(relax, engine, program)
+    run = execute(plan, values, on_failure=policy, check_values=validate, dtype=dtype, relax=asked)
     names = [("A", equalities), ("G", inequalities), ("lb", n * bounded[0]), ("ub", n * bounded[1])]
     return _solution(run, names, [1 + size for size in sizes])
 
@@ -202,6 +207,7 @@ def solve_cone_program(
     max_iterations: int | None = None,
     validate: bool = True,
     derivative: Derivative | None = None,
+    relax: str | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to Ax + s = b, s in K.
 
@@ -226,9 +232,8 @@ def solve_cone_program(
     if cones.rows:
         entries, right = as_tensor("A", values[-2]), as_tensor("b", b)
         values[-2:] = _without_infinite_rows(entries, right, pattern, cones.zero, cones.nonnegative)
-    run = execute(
-        engine.setup(program), values, dtype=dtype, on_failure=check_policy(on_failure), check_values=validate
-    )
+    policy, asked = check_policy(on_failure), check_relax(relax, engine, program)
+    run = execute(engine.setup(program), values, dtype=dtype, on_failure=policy, check_values=validate, relax=asked)
     return _solution(run, [], [])
 
 

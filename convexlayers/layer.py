@@ -15,6 +15,7 @@ from convexlayers.diagnosis import Diagnosis, diagnose
 from convexlayers.engines import Engine, make_engine
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.relax import check_relax
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -54,6 +55,8 @@ class ConvexLayer(torch.nn.Module):
         max_iterations: limit of the solver's iterations, None for its own.
         validate: check values against the parameters' attributes (sign, symmetry, definiteness, bounds).
         threads: for the batch, None for torch's number.
+        relax: None, or "closest_feasible": elements without a feasible point are replaced by the closest feasible
+            problem (zero, nonnegative and second-order cones) and flagged in `solution.relaxed`.
 
     Shape:
         Inputs (*batch, *parameter.shape), batch dimensions broadcast; outputs (*batch, *variable.shape), in the inputs'
@@ -85,6 +88,7 @@ class ConvexLayer(torch.nn.Module):
         max_iterations: int | None = None,
         validate: bool = True,
         threads: int | None = None,
+        relax: str | None = None,
     ) -> None:
         super().__init__()
         # Imported here, so that a layer that comes from a file does not need cvxpy.
@@ -93,7 +97,7 @@ class ConvexLayer(torch.nn.Module):
         engine = make_engine(
             solver, derivative=derivative, tolerance=tolerance, max_iterations=max_iterations, threads=threads
         )
-        self._prepare(compile_problem(problem, parameters, variables, gp=gp), engine, on_failure, validate)
+        self._prepare(compile_problem(problem, parameters, variables, gp=gp), engine, on_failure, validate, relax)
 
     @classmethod
     def from_program(
@@ -103,23 +107,28 @@ class ConvexLayer(torch.nn.Module):
         solver: str | Engine = "auto",
         on_failure: str = "raise",
         validate: bool = True,
+        relax: str | None = None,
     ) -> "ConvexLayer":
         """A layer from what `compile_problem` returned, possibly elsewhere: cvxpy is not needed.
 
         Args:
             program: compiled.
-            solver, on_failure, validate: as in the constructor.
+            solver, on_failure, validate, relax: as in the constructor.
         """
         layer = cls.__new__(cls)
         torch.nn.Module.__init__(layer)
-        layer._prepare(program, make_engine(solver), on_failure, validate)
+        layer._prepare(program, make_engine(solver), on_failure, validate, relax)
         return layer
 
-    def _prepare(self, program: ParametrizedConeProgram, engine: Engine, on_failure: str, validate: bool) -> None:
+    def _prepare(
+        self, program: ParametrizedConeProgram, engine: Engine, on_failure: str, validate: bool, relax: str | None
+    ) -> None:
         self.program = program
         self.engine = engine
         self.on_failure = check_policy(on_failure)
         self.validate = validate
+        self.relax = relax
+        self._relax_with = check_relax(relax, engine, program)
         self._plan = engine.setup(program)
 
     def forward(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]:
@@ -176,6 +185,7 @@ class ConvexLayer(torch.nn.Module):
             on_failure=self.on_failure,
             check_values=self.validate,
             with_objective=with_objective,
+            relax=self._relax_with,
         )
 
     def extra_repr(self) -> str:

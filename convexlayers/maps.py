@@ -27,11 +27,12 @@ class SparseMap:
             values: float array of the same length.
             shape: (N, k).
         """
-        key = np.asarray(rows, dtype=np.int64) * max(shape[1], 1) + np.asarray(cols, dtype=np.int64)
-        unique, inverse = np.unique(key, return_inverse=True)
-        summed = np.bincount(inverse.reshape(-1), weights=np.asarray(values, dtype=np.float64), minlength=len(unique))
+        unique, summed = _without_duplicates(
+            np.asarray(rows, dtype=np.int64) * max(shape[1], 1) + cols, np.asarray(values, dtype=np.float64)
+        )
         kept = summed != 0
-        unique, summed = unique[kept], summed[kept]
+        if not kept.all():
+            unique, summed = unique[kept], summed[kept]
         self.shape = shape
         self.rows = torch.from_numpy(unique // max(shape[1], 1))
         self.cols = torch.from_numpy(unique % max(shape[1], 1))
@@ -104,6 +105,14 @@ class SparseMap:
     def _on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         device = x.device
         return self.rows.to(device), self.cols.to(device), self.values.to(device=device, dtype=x.dtype)
+
+
+def _without_duplicates(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distinct keys in increasing order, and the sums of their values."""
+    if bool((keys[1:] > keys[:-1]).all()):
+        return keys, values.copy()
+    unique, inverse = np.unique(keys, return_inverse=True)
+    return unique, np.bincount(inverse.reshape(-1), weights=values, minlength=len(unique))
 
 
 class AffineMap:

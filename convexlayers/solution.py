@@ -155,6 +155,8 @@ class Solution:
         engine_state: what the engine remembers for its own derivative, if it has one.
         rescued: elements on which the engine stalled and which it handed to a second one, (B,); None for none of them.
             Whether that one solved them is in `status`.
+        relaxed: elements without a feasible point that were replaced by the closest feasible problem, (B,), and
+        violation: the norm of the shift that it took, zero for the others, (B,); None where nobody asked for it.
     """
 
     program: ConeProgram
@@ -168,6 +170,8 @@ class Solution:
     report: DerivativeReport = field(default_factory=DerivativeReport)
     engine_state: object = None
     rescued: Tensor | None = None
+    relaxed: Tensor | None = None
+    violation: Tensor | None = None
 
     @property
     def solved(self) -> Tensor:

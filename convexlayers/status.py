@@ -49,18 +49,22 @@ SENTENCES = {
 
 RESCUED = "The native engine stalled here, and Clarabel was asked: slower, and its status is the one reported."
 
+RELAXED = "No point satisfies the constraints: the closest feasible problem was solved."
 
-def describe(status: Tensor, rescued: Tensor | None = None) -> str:
+
+def describe(status: Tensor, rescued: Tensor | None = None, relaxed: Tensor | None = None) -> str:
     """Count the codes of a batch in words, with the indices of their first elements.
 
     Args:
         status: integer tensor of any shape.
         rescued: which elements a second engine was asked for, of the same shape; they get a line of their own.
+        relaxed: which elements were replaced by the closest feasible problem; likewise.
     """
     flat = status.reshape(-1)
     groups = [(code.name, flat == int(code), code.sentence) for code in Status]
-    if rescued is not None:
-        groups.append(("Rescued", rescued.reshape(-1), RESCUED))
+    for name, mask, sentence in (("Rescued", rescued, RESCUED), ("Relaxed", relaxed, RELAXED)):
+        if mask is not None:
+            groups.append((name, mask.reshape(-1), sentence))
     return "\n".join(f"{name}: {_count(mask)} {sentence}" for name, mask, sentence in groups if bool(mask.any()))
 
 

@@ -6,6 +6,7 @@ symmetry or definiteness would be solved as another problem than the user wrote,
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,14 +14,10 @@ from convexlayers.errors import ArgumentError
 from convexlayers.native import _core
 from convexlayers.program import ParameterInfo
 
-# Attributes that one factorization answers for, with the sign of the matrix; up to this order.
-DEFINITE_ALONE = {
-    frozenset({"PSD"}): 1.0,
-    frozenset({"PSD", "symmetric"}): 1.0,
-    frozenset({"NSD"}): -1.0,
-    frozenset({"NSD", "symmetric"}): -1.0,
-}
+# Attributes that one factorization answers for, symmetry included, with the sign of the matrix; up to this order.
+DEFINITE = {"PSD": 1.0, "NSD": -1.0}
 LARGEST_IN_LANES = 300
+SMALLEST_ALONE = 50
 # How far from its set a value may be, relative to its largest entry: what rounding in the user's dtype can do.
 ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-4}
 
@@ -30,19 +27,18 @@ def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtypes
 
     Args:
         parameters: with their attributes.
-        rows: values of shape (B or 1, *shape), float64.
+        rows: values of shape (B or 1, *shape), float64, detached.
         dtypes: in which the user computed them.
 
     Raises:
         ArgumentError: names the parameter, the attribute, the batch index and the value that is off.
     """
-    with torch.no_grad():
-        for info, value, dtype in zip(parameters, rows, dtypes, strict=True):
-            _validate_one(info, value, ROUNDING.get(dtype, 1e-2))
+    for info, value, dtype in zip(parameters, rows, dtypes, strict=True):
+        _validate_one(info, value, ROUNDING.get(dtype, 1e-2))
 
 
 def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
-    if value.numel() == 0 or not info.is_checked or _is_plainly_definite(info, value, slack):
+    if value.numel() == 0 or _is_plain(info, value, slack):
         return
     finite = value.isfinite().reshape(len(value), -1).all(1)
     # Elements that are not finite are reported by their status. Here they are exempt, and zero, which trips no check.
@@ -62,15 +58,53 @@ def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:
         _refuse(info, "zero outside its sparsity pattern", excess, torch.zeros_like(allowed), finite)
 
 
-def _is_plainly_definite(info: ParameterInfo, value: Tensor, slack: float) -> bool:
-    """Whether semidefiniteness is all that is asked, and one factorization in lanes leaves no doubt about it."""
-    sign = DEFINITE_ALONE.get(frozenset(info.attributes))
+def _is_plain(info: ParameterInfo, value: Tensor, slack: float) -> bool:
+    """Whether one cheap pass over the values leaves no doubt. Whatever needs an allowance or is not finite does.
+
+    Nearly all values end here: the checks proper, which find out by how much an element is off, cost several passes.
+    """
+    if info.bounds is not None and not _is_within(value, *info.bounds):
+        return False
+    if info.sparsity is not None and _count_outside(value.reshape(len(value), -1), info.sparsity) > 0:
+        return False
+    attributes = info.attributes
+    definite = [DEFINITE[name] for name in attributes if name in DEFINITE]
+    if definite:
+        if len(definite) > 1 or not _is_plainly_definite(value, definite[0], slack):
+            return False
+        attributes = tuple(name for name in attributes if name not in DEFINITE and name != "symmetric")
+    return all(PLAIN[name](value) for name in attributes)
+
+
+def _is_within(value: Tensor, lower: np.ndarray, upper: np.ndarray) -> bool:
+    """Whether every entry is between its bounds; by the smallest and largest entry, where that is enough."""
+    least, most = (float(part) for part in value.aminmax())
+    if least >= np.max(lower, initial=-np.inf) and most <= np.min(upper, initial=np.inf):
+        return True
+    low, high = (torch.as_tensor(bound, device=value.device) for bound in (lower, upper))
+    return bool((value >= low).all()) and bool((value <= high).all())
+
+
+def _count_outside(rows: Tensor, sparsity: np.ndarray) -> int:
+    """How many entries outside the pattern are not zero."""
+    inside = rows.index_select(1, torch.as_tensor(sparsity, device=rows.device))
+    return int(rows.count_nonzero()) - int(inside.count_nonzero())
+
+
+def _is_plainly_definite(value: Tensor, sign: float, slack: float) -> bool:
+    """Whether one factorization in lanes leaves no doubt about symmetry and definiteness."""
     order = value.shape[-1]
-    if sign is None or info.bounds is not None or info.sparsity is not None or order > LARGEST_IN_LANES:
+    if order > LARGEST_IN_LANES or not value.is_cpu:
         return False
-    if not value.is_cpu:
-        return False
-    value, suspect = value.contiguous(), torch.empty(len(value), dtype=torch.bool)
+    # The kernel fills its lanes with a batch; one large matrix is done sooner without, if it is clearly definite.
+    if len(value) == 1 and order >= SMALLEST_ALONE and torch.equal(value, value.mT):
+        return int(torch.linalg.cholesky_ex(sign * value).info) == 0 or _is_definite_in_lanes(value, sign, slack)
+    return _is_definite_in_lanes(value, sign, slack)
+
+
+def _is_definite_in_lanes(value: Tensor, sign: float, slack: float) -> bool:
+    """The same by the kernel, which allows for rounding."""
+    value, suspect, order = value.contiguous(), torch.empty(len(value), dtype=torch.bool), value.shape[-1]
     _core.find_indefinite(value.data_ptr(), len(value), order, sign, slack, suspect.data_ptr(), torch.get_num_threads())
     return not bool(suspect.any())
 
@@ -111,6 +145,15 @@ def _off_diagonal(value: Tensor) -> Tensor:
     return _largest((value - torch.diag_embed(value.diagonal(dim1=-2, dim2=-1))).abs())
 
 
+def _is_plainly_diagonal(value: Tensor) -> bool:
+    """Whether all is zero between the diagonal's entries, which are n + 1 apart."""
+    n = value.shape[-1]
+    if n < 2:
+        return True
+    off = value.reshape(len(value), -1)[:, 1:].unflatten(1, (n - 1, n + 1))[:, :, :-1]
+    return float(off.amin()) == 0 == float(off.amax())
+
+
 def _below(limit: float, sign: float) -> Callable[[Tensor], Tensor]:
     def excess(value: Tensor) -> Tensor:
         return _largest(limit - sign * value)
@@ -143,6 +186,15 @@ CHECKS: dict[str, Callable[[Tensor], Tensor]] = {
     "PSD": _definite(1.0),
     "NSD": _definite(-1.0),
     "diag": _off_diagonal,
+}
+# What leaves no doubt, by one pass over the whole batch; a comparison with NaN is false.
+PLAIN: dict[str, Callable[[Tensor], bool]] = {
+    "nonneg": lambda value: float(value.amin()) >= 0,
+    "nonpos": lambda value: float(value.amax()) <= 0,
+    "pos": lambda value: float(value.amin()) > 0,
+    "neg": lambda value: float(value.amax()) < 0,
+    "symmetric": lambda value: torch.equal(value, value.transpose(-1, -2)),
+    "diag": _is_plainly_diagonal,
 }
 # No rounding is allowed for: a logarithm may be taken.
 STRICT = {"pos", "neg"}

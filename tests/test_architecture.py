@@ -29,7 +29,7 @@ ORDER = [
     {"assembly", "compiler", "solution"},
     {"derivatives", "scaling", "activity"},
     {"engines"},
-    {"autograd", "batching", "calling", "validation", "execute"},
+    {"autograd", "batching", "calling", "validation", "relax", "execute"},
     {"functional", "layer", "diagnosis", "nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.

@@ -27,6 +27,9 @@ from convexlayers.cones.svec import SQRT2, svec_index
 from convexlayers.maps import AffineMap, SparseMap
 from convexlayers.program import Structure
 
+# The numbers of a program, in their order.
+BLOCKS = ("P", "q", "A", "b", "offset")
+
 
 @dataclass(frozen=True)
 class RowMap:
@@ -46,8 +49,15 @@ def extract(
     stuffed: ParamConeProg, columns: Sequence[Sequence[Columns]]
 ) -> tuple[Structure, AffineMap, dict[int, RowMap]]:
     """Structure, affine map, and the rows of each cone constraint by its id."""
-    n = stuffed.x.size
     cones, row_maps = arrange(stuffed.constraints)
+    structure, tensor = _assemble(stuffed, cones, row_maps)
+    constant = tensor[:, [-1]].toarray().reshape(-1)
+    return structure, AffineMap(constant, [_block_map(tensor, block) for block in columns]), row_maps
+
+
+def _assemble(stuffed: ParamConeProg, cones: Cones, row_maps: dict[int, RowMap]) -> tuple[Structure, Any]:
+    """Structure, and one matrix from parameters and 1 to all numbers. Parts are let go of when they are in it."""
+    n = stuffed.x.size
     A_part, b_part = _constraint_entries(stuffed, n, row_maps)
     P_part = _quadratic_entries(stuffed, n)
     q: Any = sp.coo_array(stuffed.q)
@@ -56,20 +66,13 @@ def extract(
     structure = Structure(n=n, cones=cones, P_rows=P_rows, P_cols=P_cols, A_rows=A_rows, A_cols=A_cols)
     where = structure.slices
     linear = q.row < n
-    number = np.concatenate(
-        [
-            where["P"].start + P_position,
-            where["q"].start + q.row[linear],
-            where["A"].start + A_position,
-            where["b"].start + b_part.row,
-            where["offset"].start + (q.row[~linear] - n),
-        ]
-    )
+    positions = [P_position, q.row[linear], A_position, b_part.row, q.row[~linear] - n]
+    number = np.concatenate([where[name].start + part for name, part in zip(BLOCKS, positions, strict=True)])
+    del P_position, A_position, positions
     parameter = np.concatenate([P_part.parameter, q.col[linear], A_part.parameter, b_part.parameter, q.col[~linear]])
     value = np.concatenate([P_part.value, q.data[linear], A_part.value, b_part.value, q.data[~linear]])
-    tensor = sp.csc_array((value, (number, parameter)), shape=(structure.size, stuffed.q.shape[1]))
-    constant = tensor[:, [-1]].toarray().reshape(-1)
-    return structure, AffineMap(constant, [_block_map(tensor, block) for block in columns]), row_maps
+    del P_part, A_part, b_part
+    return structure, sp.csc_array((value, (number, parameter)), shape=(structure.size, stuffed.q.shape[1]))
 
 
 @dataclass(frozen=True)
@@ -161,17 +164,22 @@ def _constraint_entries(stuffed: ParamConeProg, n: int, row_maps: dict[int, RowM
     maps = [row_maps[constraint.id] for constraint in stuffed.constraints]
     empty = np.zeros(0)
     rows = np.concatenate([empty.astype(np.int64), *(part for m in maps for part in m.rows)])
+    if len(rows) < np.iinfo(np.int32).max:
+        rows = rows.astype(np.int32)
     factor = np.concatenate([empty, *(part for m in maps for part in m.factor)])
     tensor: Any = sp.coo_array(stuffed.A)
     height = max(len(rows), 1)
-    flat = tensor.row.astype(np.int64)
-    argument, col = flat % height, flat // height
-    value = tensor.data * factor[argument] if len(rows) else tensor.data
-    row = rows[argument] if len(rows) else argument
-    in_A = col < n
-    A = Entries(row[in_A], col[in_A], tensor.col[in_A], -value[in_A])
-    b = Entries(row[~in_A], col[~in_A], tensor.col[~in_A], value[~in_A])
-    return A, b
+    # Column n, the constant, comes last.
+    in_A = tensor.row < height * n
+
+    def pick(chosen: np.ndarray, sign: float) -> Entries:
+        flat = tensor.row[chosen]
+        argument, col = flat % height, flat // height
+        if not len(rows):
+            return Entries(argument, col, tensor.col[chosen], sign * tensor.data[chosen])
+        return Entries(rows[argument], col, tensor.col[chosen], sign * tensor.data[chosen] * factor[argument])
+
+    return pick(in_A, -1.0), pick(~in_A, 1.0)
 
 
 def _quadratic_entries(stuffed: ParamConeProg, n: int) -> Entries:
@@ -189,13 +197,26 @@ def _quadratic_entries(stuffed: ParamConeProg, n: int) -> Entries:
 def _pattern(row: np.ndarray, col: np.ndarray, height: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Distinct positions sorted by column then row, and for each entry its place among them."""
     height = max(height, 1)
-    unique, position = np.unique(col.astype(np.int64) * height + row, return_inverse=True)
-    return unique % height, unique // height, position.reshape(-1)
+    keys = col.astype(np.int64) * height + row
+    # One copy of them at a time: there may be millions.
+    order = np.argsort(keys, kind="stable")
+    keys = keys[order]
+    first = np.ones(len(keys), dtype=bool)
+    np.not_equal(keys[1:], keys[:-1], out=first[1:])
+    position = np.empty_like(order)
+    position[order] = np.cumsum(first) - 1
+    del order
+    unique = keys if bool(first.all()) else keys[first]
+    return unique % height, unique // height, position
 
 
 def _block_map(tensor: Any, block: Sequence[Columns]) -> SparseMap:
     """The columns that a block feeds, times how it feeds them."""
     total: Any = sum((tensor[:, c.start : c.start + c.width] @ c.reduce for c in block), start=0)
+    # Row by row, with the columns of a row in order, there is nothing to sort.
+    total = sp.csr_array(total)
+    total.sum_duplicates()
     entries = sp.coo_array(total)
+    del total
     height, width = tensor.shape[0], block[0].entries
     return SparseMap(entries.row, entries.col, entries.data, (height, width))
