@@ -100,7 +100,7 @@ def condition() -> Case:
     problem = cp.Problem(cp.Minimize(0.5 * cp.sum_squares(R.numpy() @ x) - p @ x))
     truth = V @ torch.diag(torch.logspace(4, -4, n, dtype=torch.float64)) @ V.T @ weight
     value = R.T @ (R @ randn(n, seed=4))
-    asks = layers(problem, [p], [x], lambda layer: gradient(layer, [value], weight), "CLARABEL", "MOREAU")
+    asks = layers(problem, [p], [x], lambda layer: gradient(layer, [value], weight), "MOREAU")
     return Case("gradient of an unconstrained QP, condition 1e8", truth, asks)
 
 
@@ -149,12 +149,12 @@ def project_simplex(c: Tensor, total: float) -> Tensor:
 
 
 def large_data() -> Case:
-    """Projection onto a simplex: x / s does not depend on s."""
+    """Projection onto a simplex: x / s does not depend on s. The bound is a parameter, for a peer that drops x >= 0."""
     n, s = 10, 1e4
-    x, c_ = cp.Variable(n), cp.Parameter(n)
-    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c_)), [cp.sum(x) == s, x >= 0])
+    x, c_, low = cp.Variable(n), cp.Parameter(n), cp.Parameter(n)
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c_)), [cp.sum(x) == s, x >= low])
     c = randn(n, seed=1)
-    asks = layers(problem, [c_], [x], lambda layer: layer(s * c)[0] / s, "MOREAU")
+    asks = layers(problem, [c_, low], [x], lambda layer: layer(s * c, 0 * c)[0] / s, "MOREAU")
     return Case("projection onto the simplex of size 1e4, divided by 1e4", project_simplex(c, 1.0), asks)
 
 
@@ -176,6 +176,20 @@ def psd_gradient() -> Case:
     return Case("gradient of the projection onto the PSD cone of order 4", truth, asks)
 
 
+def psd_program() -> Case:
+    """minimize tr(CX) subject to tr X = 1, X >> 0: X = vv' for the eigenvector v of C's smallest eigenvalue."""
+    n = 5
+    X, C_ = cp.Variable((n, n), symmetric=True), cp.Parameter((n, n))
+    problem = cp.Problem(cp.Minimize(cp.trace(C_ @ X)), [cp.trace(X) == 1, X >> 0])
+    C, weight = randn(n, n, seed=1), randn(n, n, seed=2)
+    C, weight = C + C.T, weight + weight.T
+    leaf = C.clone().requires_grad_()
+    v = torch.linalg.eigh((leaf + leaf.T) / 2)[1][:, 0]
+    truth = torch.autograd.grad(v @ weight @ v, leaf)[0]
+    asks = layers(problem, [C_], [X], lambda layer: gradient(layer, [C], weight), "MOREAU")
+    return Case("gradient of a semidefinite program of order 5", truth, asks)
+
+
 def broadcast() -> Case:
     """minimize |x - a - c|^2, a for each of 8 elements, c for all of them: the gradient of sum(x) in c is 8."""
     x, a, c = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
@@ -183,6 +197,10 @@ def broadcast() -> Case:
     values = [randn(8, 2, seed=1), randn(2, seed=2)]
     weight = torch.ones(8, 2, dtype=torch.float64)
     asks = layers(problem, [a, c], [x], lambda layer: gradient(layer, values, weight, wanted=1), "MOREAU")
+    eye = torch.eye(2, dtype=torch.float64)
+    G, h = torch.ones(8, 1, 2, dtype=torch.float64), torch.full((8, 1), 100.0, dtype=torch.float64)
+    for name, solve in {"qpth": qpth, "proxsuite": proxsuite}.items():
+        asks[name] = lambda solve=solve: gradient(lambda c: (solve(eye.expand(8, 2, 2), -c, G, h),), values[1:], weight)
     return Case("gradient of a parameter that a batch of 8 shares", torch.full((2,), 8.0, dtype=torch.float64), asks)
 
 
@@ -210,16 +228,16 @@ def variable_constraints() -> Case:
     x, c_ = cp.Variable(5), cp.Parameter(5)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - c_)), [cp.sum(x) == 1, x >= 0])
     c = torch.tensor([1.0, -1.0, 0.5, 0.3, -0.7], dtype=torch.float64)
-    asks = layers(problem, [c_], [x], lambda layer: layer(c)[0], "CLARABEL", "MOREAU")
+    asks = layers(problem, [c_], [x], lambda layer: layer(c)[0], "MOREAU")
     return Case("projection onto the simplex, x >= 0 on the variable", project_simplex(c, 1.0), asks)
 
 
 def lp_tie() -> Case:
     """maximize x_2 subject to x_1 + x_2 <= 1, twice, x >= 0: degenerate, x = (0, 1)."""
-    x, q_ = cp.Variable(2), cp.Parameter(2)
-    problem = cp.Problem(cp.Minimize(q_ @ x), [cp.sum(x) <= 1, cp.sum(x) <= 1, x >= 0])
+    x, q_, low = cp.Variable(2), cp.Parameter(2), cp.Parameter(2)
+    problem = cp.Problem(cp.Minimize(q_ @ x), [cp.sum(x) <= 1, cp.sum(x) <= 1, x >= low])
     q = torch.tensor([0.0, -1.0], dtype=torch.float64)
-    asks = layers(problem, [q_], [x], lambda layer: layer(q)[0], "CLARABEL", "MOREAU")
+    asks = layers(problem, [q_, low], [x], lambda layer: layer(q, 0 * q)[0], "MOREAU")
     return Case("degenerate LP with a repeated row", torch.tensor([0.0, 1.0], dtype=torch.float64), asks)
 
 
@@ -235,7 +253,7 @@ def power_cone() -> Case:
         return torch.stack([value.detach(), torch.autograd.grad(value, a)[0]])
 
     truth = torch.tensor([2 * rate, rate], dtype=torch.float64)
-    asks = layers(problem, [a_], [z], both, "CLARABEL", "MOREAU")
+    asks = layers(problem, [a_], [z], both, "MOREAU")
     return Case("value and derivative of a power cone program", truth, asks)
 
 
@@ -247,7 +265,7 @@ def vectorized_duals() -> Case:
     a = torch.tensor([-0.5, 0.2, 0.9], dtype=torch.float64)
     truth = torch.stack([-a.exp(), (a - 1) * a.exp(), torch.ones_like(a)])
     duals = list(cone.dual_variables)
-    asks = layers(problem, [a_], duals, lambda layer: torch.stack([part.reshape(3) for part in layer(a)]), "CLARABEL")
+    asks = layers(problem, [a_], duals, lambda layer: torch.stack([part.reshape(3) for part in layer(a)]), "MOREAU")
     return Case("duals of a vectorised exponential cone", truth, asks)
 
 
@@ -279,7 +297,7 @@ def infeasible_element() -> Case:
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x <= a_, x >= 0])
     a = torch.tensor([[0.5], [-1.0], [2.0]], dtype=torch.float64)
     truth = torch.tensor([0.5, float("nan"), 1.0], dtype=torch.float64)
-    asks = layers(problem, [a_], [x], lambda layer: layer(a)[0].reshape(3), "CLARABEL", "MOREAU", on_failure="nan")
+    asks = layers(problem, [a_], [x], lambda layer: layer(a)[0].reshape(3), "MOREAU", on_failure="nan")
     G = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(3, 2, 1)
     h, two = torch.cat([a, torch.zeros_like(a)], 1), 2 * torch.ones(3, 1, 1, dtype=torch.float64)
     asks["qpth"] = lambda: qpth(two, -two[..., 0], G, h).reshape(3)
@@ -293,7 +311,7 @@ def nan_element() -> Case:
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - a_)), [x <= 1])
     a = torch.tensor([[0.5], [float("nan")], [2.0]], dtype=torch.float64)
     truth = torch.tensor([0.5, float("nan"), 1.0], dtype=torch.float64)
-    asks = layers(problem, [a_], [x], lambda layer: layer(a)[0].reshape(3), "CLARABEL", "MOREAU", on_failure="nan")
+    asks = layers(problem, [a_], [x], lambda layer: layer(a)[0].reshape(3), "MOREAU", on_failure="nan")
     G, h = torch.ones(3, 1, 1, dtype=torch.float64), torch.ones(3, 1, dtype=torch.float64)
     asks["qpth"] = lambda: qpth(2 * G, -2 * a, G, h).reshape(3)
     asks["proxsuite"] = lambda: proxsuite(2 * G, -2 * a, G, h).reshape(3)
@@ -340,7 +358,7 @@ def few_iterations() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     function.__name__: function
     for function in (
-        condition, ordinary, scaled_rows, small_cotangent, large_data, psd_gradient, broadcast, second_derivative,
+        condition, ordinary, scaled_rows, small_cotangent, large_data, psd_gradient, psd_program, broadcast, second_derivative,
         variable_constraints, lp_tie, power_cone, vectorized_duals, infeasible_element, nan_element, not_symmetric,
         not_definite, few_iterations,
     )

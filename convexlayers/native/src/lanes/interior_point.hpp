@@ -66,6 +66,7 @@ inline constexpr double kConvergedPoint = 1e-14;
 inline constexpr double kForcing = 0.02;
 // As in convexlayers/solution.py.
 inline constexpr double kCertificate = 1e-6;
+inline constexpr double kSignificant = 1e-13;
 inline constexpr double kSmallestTolerance = 1e-9;
 inline constexpr double kToleranceFactor = 10.0;
 
@@ -442,7 +443,7 @@ private:
     void measure() {
         const Int n = plan_.n(), m = plan_.m();
         V dual{}, Px{}, Atz{}, q_size{}, primal{}, Ax{}, s_size{}, b_size{}, goal{};
-        V xPx{}, qx{}, bz{}, x_size{}, z_size{};
+        V xPx{}, qx{}, bz{}, qx_terms{}, bz_terms{}, x_size{}, z_size{};
         for (Int j = 0; j < n; ++j) {
             const V scale = zeta_ / w_.D[j], linear = q(j) * tau_;
             x_size = max(abs(w_.x[j]) * w_.D[j], x_size);
@@ -454,6 +455,7 @@ private:
             q_size = max(abs(linear) * scale, q_size);
             xPx = fma(w_.x[j], w_.Px[j], xPx);
             qx = fma(w_.x[j], q(j), qx);
+            qx_terms = fma(abs(w_.x[j]), abs(q(j)), qx_terms);
         }
         V certified{};
         for (Int i = 0; i < m; ++i) {
@@ -468,6 +470,7 @@ private:
             z_size = max(abs(w_.z[i]) * w_.E[i], z_size);
             b_size = max(abs(right) * scale, b_size);
             bz = fma(w_.z[i], b(i), bz);
+            bz_terms = fma(abs(w_.z[i]), abs(b(i)), bz_terms);
         }
         const V inverse = 1.0 / tau_, unit = sigma_ * zeta_;
         r_tau_ = kappa_ + qx + bz + xPx * inverse;
@@ -480,12 +483,12 @@ private:
         objective_ = (0.5 * quadratic + linear) * unit;
         // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one. What should be
         // zero is small beside the slope, and beside the ray: a bounded problem with one large entry of q or b has only
-        // the first.
+        // the first. A slope that its terms cancel to is rounding: consistent equalities of dependent rows have it.
         const V farkas = -bz * unit, descent = -qx * unit;
         const V dual_off = Atz * unit_x_, primal_off = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_));
         const V z_off = dual_off / (z_size * zeta_ * floor_primal_), x_off = primal_off * unit_x_ / (x_size * sigma_ * floor_gap_);
-        infeasible_ = select(farkas > 0.0, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
-        unbounded_ = select(descent > 0.0, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
+        infeasible_ = select(-bz > kSignificant * bz_terms, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
+        unbounded_ = select(-qx > kSignificant * qx_terms, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
     }
 
     double residual(int lane) const {
