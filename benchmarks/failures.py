@@ -47,11 +47,13 @@ class Case:
         asked: in words.
         truth: the answer; None where there is none, so that a library has to say so.
         libraries: how each is asked, by name; "convexlayers" is one of them.
+        refusable: whether an error is right too.
     """
 
     asked: str
     truth: Tensor | None
     libraries: dict[str, Ask] = field(default_factory=dict)
+    refusable: bool = False
 
 
 class Peers(Contender):
@@ -119,25 +121,35 @@ def ordinary_qp(rows: Tensor | float = 1.0) -> tuple[cp.Problem, list[Any], cp.V
     return problem, [q_, h_], x, [q, h], weight, -(weight - basis @ (basis.T @ weight))
 
 
+def ask_ordinary(asked: str, rows: Tensor | float = 1.0, factor: float = 1.0) -> Case:
+    """The gradient of `ordinary_qp` in q, from everybody."""
+    problem, parameters, x, values, weight, truth = ordinary_qp(rows)
+
+    def use(layer: Any) -> Tensor:
+        return gradient(layer, values, factor * weight) / factor
+
+    G = torch.as_tensor(problem.constraints[0].args[0].args[0].value, dtype=torch.float64)
+    eye = torch.eye(20, dtype=torch.float64)
+    asks = layers(problem, parameters, [x], use, "MOREAU")
+    for name, solve in {"qpth": qpth, "proxsuite": proxsuite}.items():
+        asks[name] = lambda solve=solve: use(lambda q, h: (solve(eye[None], q[None], G[None], h[None]),))
+    return Case(asked, truth, asks)
+
+
 def ordinary() -> Case:
     """A QP that anybody might have."""
-    problem, parameters, x, values, weight, truth = ordinary_qp()
-    asks = layers(problem, parameters, [x], lambda layer: gradient(layer, values, weight), "MOREAU")
-    return Case("gradient of a QP with 20 variables, 30 rows", truth, asks)
+    return ask_ordinary("gradient of a QP with 20 variables, 30 rows")
 
 
 def scaled_rows() -> Case:
     """The same QP, its rows times 1 to 100."""
-    problem, parameters, x, values, weight, truth = ordinary_qp(torch.logspace(0, 2, 30, dtype=torch.float64))
-    asks = layers(problem, parameters, [x], lambda layer: gradient(layer, values, weight), "MOREAU")
-    return Case("the same, rows scaled by 1 to 100", truth, asks)
+    rows = torch.logspace(0, 2, 30, dtype=torch.float64)
+    return ask_ordinary("the same, rows scaled by 1 to 100", rows=rows)
 
 
 def small_cotangent() -> Case:
     """A gradient is linear in the upstream gradient."""
-    problem, parameters, x, values, weight, truth = ordinary_qp()
-    asks = layers(problem, parameters, [x], lambda layer: 1e10 * gradient(layer, values, 1e-10 * weight), "MOREAU")
-    return Case("the same, upstream gradient times 1e-10, result times 1e10", truth, asks)
+    return ask_ordinary("the same, upstream gradient times 1e-10, result times 1e10", factor=1e-10)
 
 
 def project_simplex(c: Tensor, total: float) -> Tensor:
@@ -217,7 +229,7 @@ def second_derivative() -> Case:
     asks["qpth"] = lambda: torch.autograd.functional.hessian(
         lambda value: (qpth(torch.eye(3, dtype=torch.float64), -value) ** 3).sum() / 6, p
     )
-    return Case("Hessian through the layer, or an error", torch.diag(p), asks)
+    return Case("Hessian through the layer, or an error", torch.diag(p), asks, refusable=True)
 
 
 # ------------------------------------------------------------------------------------------------- right answers
@@ -238,6 +250,9 @@ def lp_tie() -> Case:
     problem = cp.Problem(cp.Minimize(q_ @ x), [cp.sum(x) <= 1, cp.sum(x) <= 1, x >= low])
     q = torch.tensor([0.0, -1.0], dtype=torch.float64)
     asks = layers(problem, [q_, low], [x], lambda layer: layer(q, 0 * q)[0], "MOREAU")
+    G = torch.tensor([[1.0, 1.0], [1.0, 1.0], [-1.0, 0.0], [0.0, -1.0]], dtype=torch.float64)
+    h, zero = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64), torch.zeros(1, 2, 2, dtype=torch.float64)
+    asks["proxsuite"] = lambda: proxsuite(zero, q[None], G[None], h[None])
     return Case("degenerate LP with a repeated row", torch.tensor([0.0, 1.0], dtype=torch.float64), asks)
 
 
@@ -292,7 +307,10 @@ def proxsuite(Q: Tensor, p: Tensor, G: Tensor, h: Tensor) -> Tensor:
 
 
 def infeasible_element() -> Case:
-    """minimize |x - 1|^2 subject to x <= a, x >= 0 for a = 0.5, -1, 2: the first and the last are solvable."""
+    """minimize |x - 1|^2 subject to x <= a, x >= 0 for a = 0.5, -1, 2: the first and the last are solvable.
+
+    Not for proxsuite, whose layer returns by design the solution of the closest feasible program.
+    """
     x, a_ = cp.Variable(1), cp.Parameter(1)
     problem = cp.Problem(cp.Minimize(cp.sum_squares(x - 1)), [x <= a_, x >= 0])
     a = torch.tensor([[0.5], [-1.0], [2.0]], dtype=torch.float64)
@@ -301,7 +319,6 @@ def infeasible_element() -> Case:
     G = torch.tensor([[1.0], [-1.0]], dtype=torch.float64).expand(3, 2, 1)
     h, two = torch.cat([a, torch.zeros_like(a)], 1), 2 * torch.ones(3, 1, 1, dtype=torch.float64)
     asks["qpth"] = lambda: qpth(two, -two[..., 0], G, h).reshape(3)
-    asks["proxsuite"] = lambda: proxsuite(two, -two[..., 0], G, h).reshape(3)
     return Case("batch of 3 of which the second is infeasible", truth, asks)
 
 
@@ -318,25 +335,26 @@ def nan_element() -> Case:
     return Case("batch of 3 of which the second holds NaN", truth, asks)
 
 
-def _square(P: Tensor, asked: str) -> Case:
-    """minimize 1/2 x'Px - 1'x for a P that is not what it has to be: an error, or no number."""
+def _square(P: Tensor, asked: str, truth: Tensor | None = None) -> Case:
+    """minimize 1/2 x'Px - 1'x for a P that is not what it has to be: an error, or the right number if there is one."""
     x, P_ = cp.Variable(2), cp.Parameter((2, 2), PSD=True, name="P")
     problem = cp.Problem(cp.Minimize(0.5 * cp.quad_form(x, P_) - cp.sum(x)))
     asks = layers(problem, [P_], [x], lambda layer: layer(P)[0], "MOREAU")
     p, G, h = (torch.tensor(value, dtype=torch.float64) for value in ([-1.0, -1.0], [[1.0, 0.0]], [100.0]))
     asks["qpth"] = lambda: qpth(P, p, G, h)
     asks["proxsuite"] = lambda: proxsuite(P[None], p[None], G[None], h[None])
-    return Case(asked, None, asks)
+    return Case(asked, truth, asks, refusable=True)
 
 
 def not_symmetric() -> Case:
-    """A P whose triangles differ."""
-    return _square(torch.tensor([[2.0, 1.0], [0.0, 2.0]], dtype=torch.float64), "a P that is not symmetric")
+    """A P whose triangles differ: x'Px is that of their average, [[2, .5], [.5, 2]]."""
+    P, truth = torch.tensor([[2.0, 1.0], [0.0, 2.0]], dtype=torch.float64), torch.full((2,), 0.4, dtype=torch.float64)
+    return _square(P, "minimize x'Px / 2 - sum x for P = [2 1; 0 2], or an error", truth)
 
 
 def not_definite() -> Case:
     """A P with the eigenvalues 3 and -1: unbounded below."""
-    return _square(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64), "a P that is indefinite")
+    return _square(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64), "the same for P = [1 2; 2 1], unbounded, or an error")
 
 
 def few_iterations() -> Case:
@@ -378,7 +396,7 @@ def judge(name: str, case: Case, library: str) -> Row:
     except Exception as error:
         text = " ".join(str(error).split())
         # One infeasible or invalid element must not take the others with it; elsewhere an error is not a wrong number.
-        verdict = "right" if case.truth is None or name == "second_derivative" else "raises"
+        verdict = "right" if case.truth is None or case.refusable else "raises"
         return row | {"answer": f"{type(error).__name__}: {text[:80]}", "error": "", "verdict": verdict}
     off = error_of(answer, case.truth)
     tolerance = OURS_TOLERANCE if library == "convexlayers" else PEER_TOLERANCE

@@ -15,8 +15,9 @@ SMALLEST_TOLERANCE = 1e-9
 TOLERANCE_FACTOR = 10.0
 # How exactly a ray has to prove infeasibility or unboundedness.
 CERTIFICATE_TOLERANCE = 1e-6
-# A slope below this share of the terms that it is the sum of is rounding.
-SIGNIFICANT_SLOPE = 1e-13
+# A slope below this share of the terms that it is the sum of proves nothing: their rounding, 1e-16, is no smaller than
+# what the certificate tolerance of 1e-6 would tell from zero.
+SIGNIFICANT_SLOPE = 1e-10
 
 
 @dataclass(frozen=True, eq=False)

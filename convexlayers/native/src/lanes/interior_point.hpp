@@ -66,7 +66,7 @@ inline constexpr double kConvergedPoint = 1e-14;
 inline constexpr double kForcing = 0.02;
 // As in convexlayers/solution.py.
 inline constexpr double kCertificate = 1e-6;
-inline constexpr double kSignificant = 1e-13;
+inline constexpr double kSignificant = 1e-10;
 inline constexpr double kSmallestTolerance = 1e-9;
 inline constexpr double kToleranceFactor = 10.0;
 
