@@ -1,8 +1,8 @@
-"""The table of docs/failures.md, made from the CSV file that failures.py wrote.
+"""The tables of docs/failures.md, made from the CSV files that failures.py and million.py wrote.
 
 Usage: python benchmarks/failures_table.py [--write docs/failures.md]
 
-Without --write the table is printed; with it, it replaces what stands between the two markers in the file.
+Without --write the tables are printed; with it, they replace what stands between their markers in the file.
 """
 
 import argparse
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from report import RESULTS, read
 
-START, END = "<!-- failures: start -->", "<!-- failures: end -->"
 
 Row = dict[str, str]
 
@@ -30,6 +29,22 @@ def make_table(path: Path = RESULTS / "failures.csv") -> str:
     return "\n".join([*lines, "", f"{comment}."])
 
 
+def make_million_table(path: Path = RESULTS / "million.csv") -> str:
+    """Markdown: the lines of the file."""
+    comment, rows = read(path)
+    columns = list(rows[0])
+    lines = [f"| {' | '.join(name.replace('_', ' ') for name in columns)} |", "|---" * len(columns) + "|"]
+    lines += [f"| {' | '.join(row.values())} |" for row in rows]
+    return "\n".join([*lines, "", f"{comment}."])
+
+
+def replace(text: str, name: str, table: str) -> str:
+    """The text with this between the two markers of that name."""
+    start, end = (f"<!-- {name}: {edge} -->" for edge in ("start", "end"))
+    before, after = text[: text.index(start) + len(start)], text[text.index(end) :]
+    return f"{before}\n{table}\n{after}"
+
+
 def cell(row: Row | None) -> str:
     """What became of one question to one library."""
     if row is None:
@@ -43,17 +58,18 @@ def cell(row: Row | None) -> str:
 
 
 def main() -> None:
-    """Print the table, or write it into a file."""
+    """Print the tables, or write them into a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
-    table = make_table()
+    tables = {"failures": make_table(), "million": make_million_table()}
     if options.write is None:
-        print(table)
+        print("\n\n".join(tables.values()))
         return
     text = options.write.read_text()
-    before, after = text[: text.index(START) + len(START)], text[text.index(END) :]
-    options.write.write_text(f"{before}\n{table}\n{after}")
+    for name, table in tables.items():
+        text = replace(text, name, table)
+    options.write.write_text(text)
 
 
 if __name__ == "__main__":

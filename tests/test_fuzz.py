@@ -260,16 +260,16 @@ def check_elements(solution, values: Values, variables: int) -> None:
     assert not (solved & values.broken).any(), "SOLVED with data that are not finite"
 
 
-def check_gradients(solution, leaves: list[torch.Tensor], values: Values) -> None:
+def check_gradients(drawn: Drawn, solution, leaves: list[torch.Tensor], values: Values) -> None:
     """Finite, and zero in failed elements whatever comes from above."""
     weights = [torch.where(value.isnan(), float("nan"), 1.0) for value in solution.values]
     gradients = torch.autograd.grad(solution.values, leaves, weights, allow_unused=True)
-    for leaf, gradient in zip(leaves, gradients, strict=True):
+    for parameter, leaf, gradient in zip(drawn.parameters, leaves, gradients, strict=True):
         if gradient is None:
             continue
         assert gradient.shape == leaf.shape
         assert gradient.isfinite().all(), "a gradient that is not finite"
-        if gradient.shape[: len(values.batch)] == values.batch:
+        if gradient.shape == (*values.batch, *parameter.shape):
             assert (gradient[~solution.solved] == 0).all(), "a gradient of a failed element"
 
 
@@ -316,7 +316,7 @@ def check(drawn: Drawn, values: Values, engine: str, dtype: torch.dtype = torch.
     if leaves and solution.values[0].requires_grad:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DerivativeWarning)
-            check_gradients(solution, leaves, values)
+            check_gradients(drawn, solution, leaves, values)
     if values.ordinary and solution.status.numel() and dtype == torch.float64:
         check_against_cvxpy(drawn, values, solution)
 

@@ -31,6 +31,8 @@
 //
 // Every lane has its own phase. Lanes advance together and finish alone; their places are filled from the queue.
 #pragma once
+#include <cstdio>
+#include <cstdlib>
 
 #include <limits>
 #include <vector>
@@ -487,6 +489,7 @@ private:
         const V farkas = -bz * unit, descent = -qx * unit;
         const V dual_off = Atz * unit_x_, primal_off = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_));
         const V z_off = dual_off / (z_size * zeta_ * floor_primal_), x_off = primal_off * unit_x_ / (x_size * sigma_ * floor_gap_);
+        dbg_bz_ = dual_off; dbg_terms_ = z_size;
         infeasible_ = select(-bz > kSignificant * bz_terms, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
         unbounded_ = select(-qx > kSignificant * qx_terms, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
     }
@@ -521,6 +524,7 @@ private:
                 return finish(lane, Outcome::solved);
             return keep(lane);
         }
+        if (getenv("DBG")) fprintf(stderr, "it %d kappa %g tau %g inf %g bz %g bzt %g worst %g heavy %d\n", state.iterations, kappa, tau, get<W>(infeasible_, lane), get<W>(dbg_bz_, lane), get<W>(dbg_terms_, lane), worst, (int)state.heavy);
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
@@ -721,6 +725,7 @@ private:
     V floor_primal_ = broadcast<W>(1.0), floor_dual_ = broadcast<W>(1.0), floor_gap_ = broadcast<W>(1.0);
     // What `measure` found.
     V primal_{}, dual_{}, gap_{}, objective_{}, infeasible_{}, unbounded_{};
+    V dbg_bz_{}, dbg_terms_{};
 };
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA
