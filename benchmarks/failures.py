@@ -354,7 +354,10 @@ def not_symmetric() -> Case:
 
 def not_definite() -> Case:
     """A P with the eigenvalues 3 and -1: unbounded below."""
-    return _square(torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64), "the same for P = [1 2; 2 1], unbounded, or an error")
+    return _square(
+        torch.tensor([[1.0, 2.0], [2.0, 1.0]], dtype=torch.float64),
+        "the same for P = [1 2; 2 1], unbounded, or an error",
+    )
 
 
 def few_iterations() -> Case:

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from report import RESULTS, read
 
-
 Row = dict[str, str]
 
 

@@ -15,9 +15,6 @@ SMALLEST_TOLERANCE = 1e-9
 TOLERANCE_FACTOR = 10.0
 # How exactly a ray has to prove infeasibility or unboundedness.
 CERTIFICATE_TOLERANCE = 1e-6
-# A slope below this share of the terms that it is the sum of proves nothing: their rounding, 1e-16, is no smaller than
-# what the certificate tolerance of 1e-6 would tell from zero.
-SIGNIFICANT_SLOPE = 1e-10
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +89,7 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
 
     z in K* with A'z = 0, b'z < 0 proves that no x is feasible (Farkas); x with Px = 0, -Ax in K, q'x < 0 that the
     objective falls forever along x. Up to `CERTIFICATE_TOLERANCE`, relative to b'z or q'x (no x with |x|_1 up to its
-    inverse is feasible) and relative to z or x themselves: one large entry of b or q is not a proof. Nor is a slope that
-    its terms cancel to: the rounding of consistent equalities with dependent rows looks like one.
+    inverse is feasible) and relative to z or x themselves: one large entry of b or q is not a proof.
 
     Args:
         program: the numbers, batch B.
@@ -101,7 +97,7 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
     """
     cones = program.structure.cones
     _, program, (x, z) = _finite_elements(program, x, z)
-    farkas, descent = (_slope(*pair) for pair in ((program.b, z), (program.q, x)))
+    farkas, descent = -(program.b * z).sum(-1), -(program.q * x).sum(-1)
     ray_z = z / torch.where(farkas > 0, farkas, torch.ones_like(farkas)).unsqueeze(-1)
     ray_x = x / torch.where(descent > 0, descent, torch.ones_like(descent)).unsqueeze(-1)
     Ax = program.A_times(ray_x)
@@ -109,13 +105,6 @@ def certificates(program: ConeProgram, x: Tensor, z: Tensor) -> tuple[Tensor, Te
     off_x = torch.maximum(_norm(program.P_times(ray_x)), _norm(-Ax - cones.project(-Ax)))
     infeasible = (farkas > 0) & (off_z < CERTIFICATE_TOLERANCE * _norm(ray_z).clamp(max=1))
     return infeasible, (descent > 0) & (off_x < CERTIFICATE_TOLERANCE * _norm(ray_x).clamp(max=1))
-
-
-def _slope(vector: Tensor, ray: Tensor) -> Tensor:
-    """-<vector, ray>, zero where that is rounding, (B,)."""
-    terms = vector * ray
-    slope = -terms.sum(-1)
-    return torch.where(slope > SIGNIFICANT_SLOPE * terms.abs().sum(-1), slope, torch.zeros_like(slope))
 
 
 def contradictory_equalities(program: ConeProgram) -> Tensor:

@@ -31,8 +31,6 @@
 //
 // Every lane has its own phase. Lanes advance together and finish alone; their places are filled from the queue.
 #pragma once
-#include <cstdio>
-#include <cstdlib>
 
 #include <limits>
 #include <vector>
@@ -68,7 +66,6 @@ inline constexpr double kConvergedPoint = 1e-14;
 inline constexpr double kForcing = 0.02;
 // As in convexlayers/solution.py.
 inline constexpr double kCertificate = 1e-6;
-inline constexpr double kSignificant = 1e-10;
 inline constexpr double kSmallestTolerance = 1e-9;
 inline constexpr double kToleranceFactor = 10.0;
 
@@ -445,7 +442,7 @@ private:
     void measure() {
         const Int n = plan_.n(), m = plan_.m();
         V dual{}, Px{}, Atz{}, q_size{}, primal{}, Ax{}, s_size{}, b_size{}, goal{};
-        V xPx{}, qx{}, bz{}, qx_terms{}, bz_terms{}, x_size{}, z_size{};
+        V xPx{}, qx{}, bz{}, x_size{}, z_size{};
         for (Int j = 0; j < n; ++j) {
             const V scale = zeta_ / w_.D[j], linear = q(j) * tau_;
             x_size = max(abs(w_.x[j]) * w_.D[j], x_size);
@@ -457,7 +454,6 @@ private:
             q_size = max(abs(linear) * scale, q_size);
             xPx = fma(w_.x[j], w_.Px[j], xPx);
             qx = fma(w_.x[j], q(j), qx);
-            qx_terms = fma(abs(w_.x[j]), abs(q(j)), qx_terms);
         }
         V certified{};
         for (Int i = 0; i < m; ++i) {
@@ -472,7 +468,6 @@ private:
             z_size = max(abs(w_.z[i]) * w_.E[i], z_size);
             b_size = max(abs(right) * scale, b_size);
             bz = fma(w_.z[i], b(i), bz);
-            bz_terms = fma(abs(w_.z[i]), abs(b(i)), bz_terms);
         }
         const V inverse = 1.0 / tau_, unit = sigma_ * zeta_;
         r_tau_ = kappa_ + qx + bz + xPx * inverse;
@@ -485,13 +480,12 @@ private:
         objective_ = (0.5 * quadratic + linear) * unit;
         // Rays: z with A'z = 0, b'z < 0; x with Px = 0, A x + s = 0, q'x < 0; in user's units of size one. What should be
         // zero is small beside the slope, and beside the ray: a bounded problem with one large entry of q or b has only
-        // the first. A slope that its terms cancel to is rounding: consistent equalities of dependent rows have it.
+        // the first.
         const V farkas = -bz * unit, descent = -qx * unit;
         const V dual_off = Atz * unit_x_, primal_off = max(Px * unit_x_, certified * (floor_gap_ / floor_primal_));
         const V z_off = dual_off / (z_size * zeta_ * floor_primal_), x_off = primal_off * unit_x_ / (x_size * sigma_ * floor_gap_);
-        dbg_bz_ = dual_off; dbg_terms_ = z_size;
-        infeasible_ = select(-bz > kSignificant * bz_terms, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
-        unbounded_ = select(-qx > kSignificant * qx_terms, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
+        infeasible_ = select(farkas > 0.0, max(dual_off / farkas, z_off), broadcast<W>(kInfinite));
+        unbounded_ = select(descent > 0.0, max(primal_off / descent, x_off), broadcast<W>(kInfinite));
     }
 
     double residual(int lane) const {
@@ -524,7 +518,7 @@ private:
                 return finish(lane, Outcome::solved);
             return keep(lane);
         }
-        if (getenv("DBG")) fprintf(stderr, "it %d kappa %g tau %g inf %g bz %g bzt %g worst %g heavy %d\n", state.iterations, kappa, tau, get<W>(infeasible_, lane), get<W>(dbg_bz_, lane), get<W>(dbg_terms_, lane), worst, (int)state.heavy);
+        if (kappa > tau) recheck(lane);
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
@@ -622,11 +616,23 @@ private:
         }
     }
 
+    // Steps add to the products, and where x or z grows by orders of magnitude along a null vector their error grows with
+    // it: what looks like a certificate is measured again, with products of its own.
+    void recheck(int lane) {
+        if (!(std::min(get<W>(infeasible_, lane), get<W>(unbounded_, lane)) <= kCertificate)) return;
+        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
+        copy_lane(lane, w_.out_x, w_.Px, plan_.n());
+        copy_lane(lane, w_.out_n, w_.Atz, plan_.n());
+        copy_lane(lane, w_.out_m, w_.Ax, plan_.m());
+        measure();
+    }
+
     // An iterate that will not get better is what its residuals say.
     void give_up(int lane, Outcome outcome) {
         const double worst = residual(lane);
         if (worst <= kToleranceFactor * std::max(settings_.tolerance, kSmallestTolerance))
             return finish(lane, Outcome::solved);
+        recheck(lane);
         // Rounding may have lost a certificate again that was good enough.
         const LaneState& state = lanes_[lane];
         if (std::min(state.infeasible, get<W>(infeasible_, lane)) <= kCertificate)
@@ -725,7 +731,6 @@ private:
     V floor_primal_ = broadcast<W>(1.0), floor_dual_ = broadcast<W>(1.0), floor_gap_ = broadcast<W>(1.0);
     // What `measure` found.
     V primal_{}, dual_{}, gap_{}, objective_{}, infeasible_{}, unbounded_{};
-    V dbg_bz_{}, dbg_terms_{};
 };
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA
