@@ -379,8 +379,9 @@ def few_iterations() -> Case:
 CASES: dict[str, Callable[[], Case]] = {
     function.__name__: function
     for function in (
-        condition, ordinary, scaled_rows, small_cotangent, large_data, psd_gradient, psd_program, broadcast, second_derivative,
-        variable_constraints, lp_tie, power_cone, vectorized_duals, infeasible_element, nan_element, not_symmetric,
+        condition, ordinary, scaled_rows, small_cotangent, large_data, psd_gradient, psd_program, broadcast,
+        second_derivative, variable_constraints, lp_tie, power_cone, vectorized_duals, infeasible_element,
+        nan_element, not_symmetric,
         not_definite, few_iterations,
     )
 }  # fmt: skip
