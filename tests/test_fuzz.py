@@ -334,6 +334,17 @@ def test_bounds_beyond_all_others(huge):
         assert torch.allclose(solution.values[0], torch.tensor([0.5, 1.0], dtype=torch.float64))
 
 
+def test_an_overflow_is_a_status():
+    """The matrix of the derivative has no eigenvalues then, and that once was the call's error."""
+    x, c, r = cp.Variable(2), cp.Parameter(2), cp.Parameter(nonneg=True)
+    e = r * x + c
+    objective = cp.sum_squares(x - c) + 0.7 * cp.sum(cp.huber(e, 0.7)) + 0.7 * cp.norm(e, 2)
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(objective), [x >= -r]), [c, r], [x], on_failure="nan")
+    c_t = torch.tensor([[-1e200, 6.7468e-07], [0.3, -0.2]], dtype=torch.float64)
+    solution = layer.solve(c_t, torch.tensor(1.6915e-07, dtype=torch.float64))
+    assert solution.solved.tolist() == [False, True]
+
+
 @pytest.mark.slow
 @fuzz(180)
 @given(st.data())

@@ -201,7 +201,7 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
     # Beyond that size eigenvalues take minutes; the regularized solution stays, and its residual is reported.
     for i in stalled.tolist() if rhs.shape[-1] <= LARGEST_EIGENPROBLEM else []:
         # So it does where there are no eigenvalues: entries of 1e200 overflow.
-        with suppress(torch.linalg.LinAlgError):
+        with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
             u[i], relative[i] = _least_squares(factored.inverse.dense(i), D[i], rhs[i])
     return u, relative
 
