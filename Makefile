@@ -13,13 +13,14 @@ BENCH ?= benchmarks/run.py
 SANITIZER ?= address,undefined
 FUZZ_SEED ?= 0
 FUZZ_ROUNDS ?= 800
+FUZZ_EXAMPLES ?= 2000
 
 BIN := $(abspath $(VENV))/bin
 STAMPS := $(VENV)/.stamps
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := CMakeLists.txt $(shell find convexlayers/native -name '*.cpp' -o -name '*.hpp')
 
-.PHONY: help test lint format demo bench docs build sanitize clean distclean FORCE
+.PHONY: help test lint format demo bench docs build sanitize fuzz clean distclean FORCE
 
 help:
 	@echo "make test      lint, types and tests"
@@ -30,6 +31,7 @@ help:
 	@echo "make docs      build the documentation into build/site"
 	@echo "make build     build a wheel into dist"
 	@echo "make sanitize  random inputs to the kernels under $(SANITIZER); SANITIZER=thread for data races"
+	@echo "make fuzz      random problems with random values, FUZZ_EXAMPLES of each kind"
 	@echo "make clean     remove what was built; distclean: the virtual environment too"
 
 # One thread per process: xdist already keeps the cores busy, and threads of BLAS only get in each other's way.
@@ -68,6 +70,10 @@ sanitize: $(STAMPS)/build-tools
 	for set in baseline avx2 avx512; do \
 		CONVEXLAYERS_ISA=$$set $(SANITIZED)/fuzz $(FUZZ_SEED) $(FUZZ_ROUNDS); \
 	done
+
+# The tests' own examples are always the same ones; these are new every time.
+fuzz: $(STAMPS)/installed-dev
+	OMP_NUM_THREADS=1 CONVEXLAYERS_FUZZ_EXAMPLES=$(FUZZ_EXAMPLES) $(BIN)/python -m pytest -n $(JOBS) tests/test_fuzz.py
 
 clean:
 	rm -rf build dist outputs .pytest_cache .ruff_cache $(STAMPS)

@@ -100,3 +100,30 @@ def test_hard_qps_are_counted(tmp_path):
     rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
     assert {"free rows", "infeasible", "random sparse", "family mpc"} <= {row["kind"] for row in rows}
     assert all(int(row["wrong"]) == int(row["unsolved"]) == int(row["rescued"]) == 0 for row in rows)
+
+
+@pytest.mark.slow
+def test_random_programs_are_what_they_were_made_to_be(tmp_path):
+    """With one batch in which dependent equalities once passed for contradictory ones."""
+    for seed, count in ((0, 10_000), (3586, 1)):
+        path = tmp_path / f"million_{seed}.csv"
+        run_script("million.py", "--seed", seed, "--count", count, "--output", path, cache=tmp_path)
+        *_, total = csv.DictReader(path.read_text().splitlines()[1:])
+        assert int(total["programs"]) >= count
+        assert int(total["wrong"]) == int(total["inaccurate"]) == int(total["unexplained"]) == 0
+
+
+def test_we_answer_what_others_fail_at(tmp_path):
+    path = tmp_path / "failures.csv"
+    run_script("failures.py", "--ours", "--output", path, cache=tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
+    assert len(rows) == 18
+    assert all((row["library"], row["verdict"]) == ("convexlayers", "right") for row in rows)
+
+
+def test_tables_of_failures_are_those_of_the_results(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    made = runpy.run_path(str(BENCHMARKS / "failures_table.py"))
+    page = (ROOT / "docs" / "failures.md").read_text()
+    assert made["make_table"]() in page
+    assert made["make_million_table"]() in page

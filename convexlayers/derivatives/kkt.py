@@ -12,6 +12,7 @@ is null(P) n null(A~) for x times null(diag(mu)) n null(A~') for w.
 """
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -198,7 +199,9 @@ def solve(factored: Factor, rhs: Tensor, refinement_steps: int) -> tuple[Tensor,
     stalled = (factored.singular & ~(relative <= CONSISTENT)).nonzero().squeeze(-1)
     # Beyond that size eigenvalues take minutes; the regularized solution stays, and its residual is reported.
     for i in stalled.tolist() if rhs.shape[-1] <= LARGEST_EIGENPROBLEM else []:
-        u[i], relative[i] = _least_squares(factored.inverse.dense(i), D[i], rhs[i])
+        # So it does where there are no eigenvalues: entries of 1e200 overflow.
+        with suppress(torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            u[i], relative[i] = _least_squares(factored.inverse.dense(i), D[i], rhs[i])
     return u, relative
 
 

@@ -126,6 +126,7 @@ def random_program(
     batch: Sequence[int] = (),
     seed: int = 0,
     activity: str = "boundary",
+    draws: int = DRAWS,
 ) -> SolvedProgram:
     """A program with a known, unique and strictly complementary solution.
 
@@ -136,17 +137,25 @@ def random_program(
         batch: leading dimensions.
         seed: the same numbers for the same seed.
         activity: how the solution lies in the cones, see `complementary_pair`.
+        draws: matrices A to choose the best conditioned one from; 1 is fast, and takes what comes.
 
     Raises:
         ArgumentError: with these n and rank the solution or its multipliers cannot be unique.
     """
     sampler = Sampler.seeded(batch, seed)
     s, z = complementary_pair(cones, sampler, activity)
-    return program_at(cones, s, z, sampler, n=n, rank=rank)
+    return program_at(cones, s, z, sampler, n=n, rank=rank, draws=draws)
 
 
 def program_at(
-    cones: Cones, s: Tensor, z: Tensor, sampler: Sampler, *, n: int | None = None, rank: int | None = None
+    cones: Cones,
+    s: Tensor,
+    z: Tensor,
+    sampler: Sampler,
+    *,
+    n: int | None = None,
+    rank: int | None = None,
+    draws: int = DRAWS,
 ) -> SolvedProgram:
     """A program whose solution has this slack and these multipliers.
 
@@ -154,7 +163,7 @@ def program_at(
         cones: the cones.
         s, z: a complementary pair, (*batch, m), for instance from `complementary_pair`.
         sampler: draws the rest; its batch dimensions are those of s and z.
-        n, rank: as in `random_program`.
+        n, rank, draws: as in `random_program`.
 
     Raises:
         ArgumentError: with these n and rank the solution or its multipliers cannot be unique.
@@ -168,7 +177,7 @@ def program_at(
             f"n is {n} and rank {rank}, expected rank <= n and {fixed} <= n <= {moving} + rank for a unique solution."
         )
     P, x = random_psd(sampler, n, rank), sampler.normal(n)
-    A = _well_conditioned(sampler, P, cones, s - z)
+    A = _well_conditioned(sampler, P, cones, s - z, draws)
     q = -_times(P, x) - _times(A.transpose(-1, -2), z)
     return SolvedProgram(cones, P, q, A, _times(A, x) + s, x, s, z)
 
@@ -235,14 +244,14 @@ def random_psd(sampler: Sampler, n: int, rank: int) -> Tensor:
     return 0.5 * (P + P.transpose(-1, -2))
 
 
-def _well_conditioned(sampler: Sampler, P: Tensor, cones: Cones, v: Tensor) -> Tensor:
+def _well_conditioned(sampler: Sampler, P: Tensor, cones: Cones, v: Tensor, draws: int) -> Tensor:
     """The A, out of a few random ones for each element, that keeps the derivative's system farthest from singular."""
-    draws = torch.stack([sampler.normal(cones.rows, P.shape[-1]) for _ in range(DRAWS)])
-    if cones.rows == 0:
-        return draws[0]
+    drawn = torch.stack([sampler.normal(cones.rows, P.shape[-1]) for _ in range(draws)])
+    if cones.rows == 0 or draws == 1:
+        return drawn[0]
     spectrum = cones.spectrum(v)
-    smallest = torch.stack([torch.linalg.svdvals(newton_matrix(P, A, spectrum))[..., -1] for A in draws])
-    return torch.take_along_dim(draws, smallest.argmax(0)[None, ..., None, None], dim=0)[0]
+    smallest = torch.stack([torch.linalg.svdvals(newton_matrix(P, A, spectrum))[..., -1] for A in drawn])
+    return torch.take_along_dim(drawn, smallest.argmax(0)[None, ..., None, None], dim=0)[0]
 
 
 def _times(M: Tensor, x: Tensor) -> Tensor:

@@ -518,6 +518,7 @@ private:
                 return finish(lane, Outcome::solved);
             return keep(lane);
         }
+        if (kappa > tau) recheck(lane);
         if (kappa > tau && get<W>(infeasible_, lane) <= kCertificate * 1e-2)
             return fail(lane, Outcome::primal_infeasible);
         if (kappa > tau && get<W>(unbounded_, lane) <= kCertificate * 1e-2) return fail(lane, Outcome::dual_infeasible);
@@ -615,11 +616,23 @@ private:
         }
     }
 
+    // Steps add to the products, and where x or z grows by orders of magnitude along a null vector their error grows with
+    // it: what looks like a certificate is measured again, with products of its own.
+    void recheck(int lane) {
+        if (!(std::min(get<W>(infeasible_, lane), get<W>(unbounded_, lane)) <= kCertificate)) return;
+        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
+        copy_lane(lane, w_.out_x, w_.Px, plan_.n());
+        copy_lane(lane, w_.out_n, w_.Atz, plan_.n());
+        copy_lane(lane, w_.out_m, w_.Ax, plan_.m());
+        measure();
+    }
+
     // An iterate that will not get better is what its residuals say.
     void give_up(int lane, Outcome outcome) {
         const double worst = residual(lane);
         if (worst <= kToleranceFactor * std::max(settings_.tolerance, kSmallestTolerance))
             return finish(lane, Outcome::solved);
+        recheck(lane);
         // Rounding may have lost a certificate again that was good enough.
         const LaneState& state = lanes_[lane];
         if (std::min(state.infeasible, get<W>(infeasible_, lane)) <= kCertificate)
