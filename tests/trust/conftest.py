@@ -31,10 +31,16 @@ def pytest_configure(config):
 
 
 def pytest_generate_tests(metafunc):
-    """A test that asks for `solver` runs on every engine that claims what its row is about."""
-    if "solver" in metafunc.fixturenames:
-        row = row_of(metafunc.definition.path)
-        metafunc.parametrize("solver", engines_of(row))
+    """A test that asks for `solver` runs on every engine that claims what its row is about, unless it names its own."""
+    named = {name for mark in metafunc.definition.iter_markers("parametrize") for name in names_of(mark)}
+    if "solver" in metafunc.fixturenames and "solver" not in named:
+        metafunc.parametrize("solver", engines_of(row_of(metafunc.definition.path)))
+
+
+def names_of(mark):
+    """The arguments that a mark gives values to."""
+    names = mark.args[0]
+    return [name.strip() for name in names.split(",")] if isinstance(names, str) else names
 
 
 @pytest.fixture(autouse=True)

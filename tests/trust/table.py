@@ -15,8 +15,8 @@ forty percent because a linear solver stopped early, a dual variable with the wr
 derivative should be, a problem that is silently not the one that was written.
 
 Expected values are closed forms where there are any, otherwise differences of solutions that are accurate to rounding,
-or CVXPY's own results at a tight tolerance. An engine is held to a promise if it claims what the promise is about: all of
-them solve and differentiate; `diffcp` does so by its own derivative, to its own accuracy, and has no power cone; and the
+or CVXPY's own results at a tight tolerance. An engine is held to a promise if it claims what the promise is about: all
+of them solve and differentiate; `diffcp` does so by its own derivative, to its own accuracy, and has no power cone; the
 promises that take hundreds of solves are for the engines that are made for batches. Lines with the engine `any` are
 decided before an engine is called.
 

@@ -1,4 +1,4 @@
-"""Second derivatives are an error that says so, never a silent zero; a graph that nobody differentiates does no harm."""
+"""Second derivatives are an error that says so, never a silent zero; a graph that is not used does no harm."""
 
 import pytest
 import torch
