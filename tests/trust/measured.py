@@ -3,8 +3,14 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from math import isnan
 
 _figures: ContextVar[dict[str, float] | None] = ContextVar("figures", default=None)
+
+
+def worse(one: float, other: float) -> float:
+    """The larger of two figures; NaN is the worst."""
+    return one if isnan(one) or one > other else other
 
 
 def record(value: float, what: str) -> float:
@@ -12,8 +18,7 @@ def record(value: float, what: str) -> float:
     figures = _figures.get()
     value = float(value)
     if figures is not None:
-        # Written so that NaN is the worst.
-        figures[what] = value if not value <= figures.get(what, -1.0) else figures[what]
+        figures[what] = worse(value, figures[what]) if what in figures else value
     return value
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from enum import Enum
 
+from trust.measured import worse
 from trust.rows import ROWS, WITHOUT_ENGINE, engines_of
 
 INTRODUCTION = """\
@@ -56,8 +57,7 @@ class Table:
         """The figures of one test; the worst stay."""
         known = self.figures.setdefault((row, engine), {})
         for what, value in figures.items():
-            if what not in known or not value <= known[what]:
-                known[what] = value
+            known[what] = worse(value, known[what]) if what in known else value
 
     def page(self) -> str:
         """The page, in Markdown."""
@@ -66,7 +66,10 @@ class Table:
     def _line(self, row: int, engine: str) -> str:
         counts = self.counts[row, engine]
         tests = counts[Outcome.PASSED] + counts[Outcome.FAILED]
-        figures = "; ".join(f"{what} {value:.0e}" for what, value in self.figures.get((row, engine), {}).items())
+        figures = "; ".join(
+            f"{what} {value:.0e}" if value else f"{what} 0"
+            for what, value in self.figures.get((row, engine), {}).items()
+        )
         cells = (row, ROWS[row].promise, engine, tests, counts[Outcome.PASSED], figures)
         return "| " + " | ".join(str(cell) for cell in cells) + " |\n"
 
