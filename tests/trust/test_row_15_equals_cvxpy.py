@@ -50,7 +50,11 @@ def matrix():
 
 def matrix_maximize():
     X, B = cp.Variable((3, 3), symmetric=True), cp.Parameter((3, 3), symmetric=True, name="B")
-    return cp.Maximize(cp.trace(B @ X) - 0.5 * cp.sum_squares(X)), [X >> 0, cp.trace(X) <= 1], {B: C + C.T}
+    return (
+        cp.Maximize(cp.trace(B @ X) - 0.5 * cp.sum_squares(X)),
+        [X >> 0, cp.trace(X) <= 1],
+        {B: 0.3 * (C + C.T) + 0.5 * np.eye(3)},
+    )
 
 
 def constant_objective():

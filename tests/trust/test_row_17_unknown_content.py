@@ -11,7 +11,7 @@ from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ConeMatrixStuffing, P
 from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
 
 import convexlayers as cl
-from convexlayers.compiler import canonicalize
+from convexlayers.compiler import accept, canonicalize
 from convexlayers.errors import UnsupportedProblemError
 
 
@@ -130,9 +130,34 @@ def test_every_key_of_this_version_is_known():
     cl.ConvexLayer(given, [t], [x, X, constraints[0].dual_variables[0]])
 
 
+@pytest.mark.parametrize("number", ["1.9.2", "1.9.0", "1.8.2", "0.4.11"])
+def test_a_version_that_is_too_old(monkeypatch, number):
+    monkeypatch.setattr(cp, "__version__", number)
+    with pytest.raises(UnsupportedProblemError, match=re.escape(f"CVXPY {number} is installed") + ".*1.9.3 or later"):
+        cl.ConvexLayer(*problem())
+
+
+@pytest.mark.parametrize("number", ["1.9.3", "1.9.10", "1.10.0.dev0+abc", "2.0"])
+def test_a_version_that_is_not(monkeypatch, number):
+    monkeypatch.setattr(cp, "__version__", number)
+    cl.ConvexLayer(*problem())
+
+
+@pytest.mark.parametrize("sense", [cp.Minimize, cp.Maximize])
+def test_quadratics_of_symmetric_variables_are_kept(sense):
+    """What versions before the lowest lose: the projection of D on the cone is D, and not its largest part alone."""
+    X, D = cp.Variable((3, 3), symmetric=True), cp.Parameter((3, 3), symmetric=True)
+    distance = 0.5 * cp.sum_squares(X) - cp.trace(D @ X)
+    objective = sense(distance if sense is cp.Minimize else -distance)
+    layer = cl.ConvexLayer(cp.Problem(objective, [X >> 0, cp.trace(X) <= 1]), [D], [X])
+    value = np.diag([0.3, 0.2, 0.1])
+    np.testing.assert_allclose(layer(value)[0].numpy(), value, atol=1e-8)
+
+
 def test_the_declared_range_of_versions_holds_the_one_that_is_tested():
     (declared,) = [text for text in requires("convexlayers") or [] if re.match(r"cvxpy\b", text)]
     lowest = re.search(r">=\s*([\d.]+)", declared)
     assert lowest is not None
-    least, here = ([int(part) for part in re.findall(r"\d+", text)[:2]] for text in (lowest[1], version("cvxpy")))
+    least, here = (tuple(int(part) for part in re.findall(r"\d+", text)[:3]) for text in (lowest[1], version("cvxpy")))
+    assert least == accept.LOWEST_CVXPY
     assert here >= least
