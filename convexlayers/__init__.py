@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from convexlayers import cones, engines, errors
 from convexlayers.cones import Cones
-from convexlayers.derivatives import Exact
+from convexlayers.derivatives import Exact, Perturbed, Smoothed
 from convexlayers.errors import ConvexLayersError, SolverError
 from convexlayers.functional import (
     differentiable_solution,
@@ -31,6 +31,8 @@ __all__ = [
     "ConvexLayersError",
     "Exact",
     "ParametrizedConeProgram",
+    "Perturbed",
+    "Smoothed",
     "SolverError",
     "Status",
     "compile_problem",

@@ -125,6 +125,34 @@ def cone_program(n: int, has_P: bool, cones: Cones, P: Pattern | None, A: Patter
     return assembly.finish(cones, "cone program")
 
 
+@lru_cache(maxsize=32)
+def numbers_program(structure: Structure) -> ParametrizedConeProgram:
+    """The program on a structure whose only parameter is its vector of numbers."""
+    return ParametrizedConeProgram(
+        structure=structure,
+        map=AffineMap(np.zeros(structure.size), [SparseMap.identity(structure.size)]),
+        blocks=(Block(0),),
+        parameters=(ParameterInfo(0, "numbers", (structure.size,)),),
+        title="cone program",
+    )
+
+
+@lru_cache(maxsize=32)
+def add_diagonal(structure: Structure) -> tuple[Structure, np.ndarray, np.ndarray]:
+    """The structure with every entry of P's diagonal.
+
+    Returns:
+        the structure, where the numbers of the old one stand in it, and where the diagonal of P does.
+    """
+    n, index = structure.n, np.arange(structure.n)
+    P_rows, P_cols = _pattern([(structure.P_rows, structure.P_cols), (index, index)], n)
+    wider = Structure(n, structure.cones, P_rows, P_cols, structure.A_rows, structure.A_cols)
+    keys = P_cols * max(n, 1) + P_rows
+    old = np.searchsorted(keys, structure.P_cols * max(n, 1) + structure.P_rows)
+    rest = np.arange(len(structure.P_rows), structure.size) + len(P_rows) - len(structure.P_rows)
+    return wider, np.concatenate([old, rest]), np.searchsorted(keys, index * max(n, 1) + index)
+
+
 def _pattern(positions: list[tuple[np.ndarray, np.ndarray]], height: int) -> tuple[np.ndarray, np.ndarray]:
     """Distinct positions, sorted by column, then row."""
     height = max(height, 1)

@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from convexlayers.activity import WEAK, find_activity
 from convexlayers.autograd import differentiable_solve
 from convexlayers.batching import Batch, Value, block_values, to_batch
 from convexlayers.engines.base import Plan
@@ -43,6 +45,23 @@ class BatchSolution:
         """Boolean mask (*batch)."""
         return self.status == int(Status.SOLVED)
 
+    @cached_property
+    def margin(self) -> Tensor:
+        """Distance from losing strict complementarity, of the nearest constraint, float64 (*batch).
+
+        With the numbers in units of size one; see `convexlayers.activity`. Infinite without inequalities, NaN in failed
+        elements.
+        """
+        return find_activity(self.cone_solution).smallest.reshape(self.status.shape)
+
+    @property
+    def weakly_active(self) -> Tensor:
+        """Whether a constraint holds with equality and a zero multiplier, up to 2e-5, bool (*batch).
+
+        The solution then has one-sided derivatives only, of which one is returned, always the same.
+        """
+        return self.margin <= WEAK
+
     @property
     def rescued(self) -> Tensor:
         """Boolean mask (*batch): elements on which the engine stalled and which it handed to Clarabel."""
@@ -53,7 +72,7 @@ class BatchSolution:
 
     @property
     def derivative_report(self) -> DerivativeReport:
-        """Residual and rank deficiency of the last derivative, one entry per element; empty before backward."""
+        """What is known of the last derivative, one entry per element; empty before backward."""
         return self.cone_solution.report
 
     def raise_for_status(self) -> None:

@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from convexlayers.batching import Value
+from convexlayers.autograd import Call
+from convexlayers.batching import Value, block_values, to_batch
 from convexlayers.calling import collect_values
 from convexlayers.derivatives import Derivative
+from convexlayers.diagnosis import Diagnosis, diagnose
 from convexlayers.engines import Engine, make_engine
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
@@ -43,9 +45,8 @@ class ConvexLayer(torch.nn.Module):
         problem: a DPP cvxpy.Problem (or DGP with gp=True). It is read and never written.
         parameters: all its parameters, in the order of the call's arguments.
         variables: what to return: variables of the problem or `constraint.dual_variables[k]`.
-        solver: "auto" (native for the cones it has, else clarabel), "native", "clarabel", "scs", "diffcp", or an engine
-            object.
-        derivative: a derivative strategy, by default `Exact()`.
+        solver: "auto" (native), "native", "clarabel", "scs", "diffcp", or an engine object.
+        derivative: a derivative strategy: `Exact()`, the default, `Smoothed(mu)` or `Perturbed(tau)`.
         on_failure: "raise" (SolverError if any element is not solved) or "nan" (NaN in the outputs of such elements,
             zero in their gradients, the others as if they were alone).
         gp: whether the problem is a geometric program.
@@ -147,6 +148,24 @@ class ConvexLayer(torch.nn.Module):
             duals=tuple(value for info, value in pairs if info.source == "z"),
             **run.common(),  # type: ignore[arg-type]
         )
+
+    def diagnose(self, *values: Value | Mapping[Any, Value], **named: Value) -> Diagnosis:
+        """Look at the solution and say in words what it is like and what its derivative can be expected to be.
+
+        Which constraints are active or weakly active, whether the solution is at a vertex, whether it and its
+        multipliers are unique. Dense linear algebra, for a look at some elements rather than for every training step.
+
+        Args:
+            *values, **named: as in a call.
+
+        Returns:
+            one entry per element of the batch; `print` it. Elements that were not solved are in it, whatever
+            `on_failure` is.
+        """
+        given = collect_values(self.program.parameters, values, named)
+        tensors, batch = to_batch(self.program.parameters, given)
+        theta = Call(self._plan, batch).rows([value.detach() for value in block_values(self.program.blocks, tensors)])
+        return diagnose(self._plan, [block for block in theta if block is not None], batch.shape)
 
     def _run(
         self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value], *, with_objective: bool

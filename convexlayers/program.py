@@ -255,6 +255,21 @@ class OutputInfo:
 
 
 @dataclass(frozen=True, eq=False)
+class RowGroup:
+    """What a set of rows is to the user.
+
+    Attributes:
+        label: the constraint as the user wrote it or called it, or what the rows were introduced for.
+        rows: of each entry of the constraint, row-major, the row in A; the first one where an entry is a cone.
+        shape: of those entries.
+    """
+
+    label: str
+    rows: np.ndarray
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
 class ParametrizedConeProgram:
     """A cone program whose numbers are an affine function of parameters. It pickles, and works without cvxpy.
 
@@ -268,6 +283,7 @@ class ParametrizedConeProgram:
         objective_exponential: whether the user's objective is the exponential of ours (geometric programs).
         title: one line on where it comes from.
         compile_seconds: time that compilation took.
+        row_groups: which of the user's constraints the rows are; empty if the rows have no other name.
     """
 
     structure: Structure
@@ -279,6 +295,7 @@ class ParametrizedConeProgram:
     objective_exponential: bool = False
     title: str = "cone program"
     compile_seconds: float = 0.0
+    row_groups: tuple[RowGroup, ...] = ()
 
     def evaluate(self, theta: Sequence[Tensor]) -> ConeProgram:
         """The numbers at theta."""

@@ -129,10 +129,13 @@ class DerivativeReport:
     Attributes:
         residual: relative residual of the derivative's linear system, (B,).
         rank_deficient: whether the system was singular and its minimum-norm solution was returned, (B,).
+        locally_constant: whether the gradient in q is zero up to rounding although the cotangent of the solution is
+            not, (B,), as at a vertex of a linear program; known after a reverse pass.
     """
 
     residual: Tensor | None = None
     rank_deficient: Tensor | None = None
+    locally_constant: Tensor | None = None
     # Set by who knows that no residual is worth looking at.
     all_accurate: bool = False
 

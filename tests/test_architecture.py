@@ -27,10 +27,10 @@ ORDER = [
     {"cones"},
     {"maps", "program", "sparse"},
     {"assembly", "compiler", "solution"},
-    {"derivatives", "scaling"},
+    {"derivatives", "scaling", "activity"},
     {"engines"},
     {"autograd", "batching", "calling", "validation", "execute"},
-    {"functional", "layer", "nodes"},
+    {"functional", "layer", "diagnosis", "nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.
     {"compat", "testing", ""},

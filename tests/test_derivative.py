@@ -7,7 +7,7 @@ from torch.autograd import forward_ad
 import convexlayers as cl
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents, Exact, kkt
-from convexlayers.engines import Clarabel
+from convexlayers.engines import Clarabel, Native
 from convexlayers.engines.given import Given
 from convexlayers.errors import DerivativeWarning, SecondDerivativeError
 from convexlayers.testing import Sampler, check_derivative, cone_cases, join, program_at, random_program
@@ -75,9 +75,10 @@ def test_derivative_on_the_face_of_the_exponential_cone():
 
 
 @by_case
-def test_derivative_of_what_the_default_engine_returns(cones):
+@pytest.mark.parametrize("engine", [Native, Clarabel])
+def test_derivative_of_what_an_engine_returns(cones, engine):
     problem = random_program(cones, batch=(2,), seed=3)
-    check_derivative(Clarabel(), problem)
+    check_derivative(engine(), problem)
 
 
 def test_the_check_notices_wrong_derivatives():
@@ -86,8 +87,8 @@ def test_the_check_notices_wrong_derivatives():
     class Spoilt(Exact):
         block = "P"
 
-        def adjoint(self, program, x, s, z, cotangents):
-            grad, report = super().adjoint(program, x, s, z, cotangents)
+        def adjoint(self, program, x, s, z, cotangents, context):
+            grad, report = super().adjoint(program, x, s, z, cotangents, context)
             where = program.structure.slices[self.block]
             grad[:, where] = grad[:, where] * 1.0001
             return grad, report

@@ -11,7 +11,7 @@ import torch
 import convexlayers as cl
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents
-from convexlayers.engines import SCS, Clarabel, DiffCP, make_engine
+from convexlayers.engines import SCS, Clarabel, DiffCP, Native, make_engine
 from convexlayers.engines.given import Given
 from convexlayers.errors import ArgumentError, SolverError, UnsupportedProblemError
 from convexlayers.solution import measure
@@ -26,7 +26,7 @@ from convexlayers.testing import (
     unbounded_program,
 )
 
-ENGINES = ("clarabel", "scs", "diffcp")
+ENGINES = ("native", "clarabel", "scs", "diffcp")
 by_engine = pytest.mark.parametrize("name", ENGINES)
 
 # Mixed programs, without and with the power cone (diffcp has none).
@@ -43,7 +43,7 @@ POWER = {
     "all": Cones(zero=2, nonnegative=3, second_order=(4,), psd=(3,), exponential=1, power=(0.3, 0.6)),
 }
 # The solver's own accuracy, before Newton steps: first-order methods are given what they reach quickly.
-TOLERANCES = {"clarabel": 1e-8, "scs": 1e-7, "diffcp": 1e-7}
+TOLERANCES = {"native": 1e-8, "clarabel": 1e-8, "scs": 1e-7, "diffcp": 1e-7}
 
 
 def engine_of(name, **options):
@@ -164,7 +164,7 @@ def test_unbounded_linear_program(name):
     assert solution.objective.isnan()
 
 
-@pytest.mark.parametrize("name", ["clarabel", "scs"])
+@pytest.mark.parametrize("name", ["native", "clarabel", "scs"])
 def test_iteration_limit(name):
     problem = random_program(MIXED["second order"], seed=6)
     plan = engine_of(name, max_iterations=2).setup(problem.program)
@@ -188,14 +188,15 @@ def test_certificates_of_every_cone(name, title):
     check_statuses(engine_of(name, threads=1), random_program(MIXED[title], seed=7))
 
 
-@pytest.mark.parametrize("name", ["clarabel", "scs"])
+@pytest.mark.parametrize("name", ["native", "clarabel", "scs"])
 def test_certificates_of_the_power_cone(name):
     check_statuses(engine_of(name, threads=1), random_program(POWER["power"], seed=7))
 
 
-def test_certificates_of_a_quadratic_objective():
+@pytest.mark.parametrize("engine", [Native, Clarabel])
+def test_certificates_of_a_quadratic_objective(engine):
     cones = MIXED["all but power"]
-    plan = Clarabel().setup(infeasible_program(cones, n=5).program)
+    plan = engine().setup(infeasible_program(cones, n=5).program)
     assert plan.solve(infeasible_program(cones, n=5, batch=(3,)).theta).status.tolist() == [2, 2, 2]
     assert plan.solve(unbounded_program(cones, n=5, rank=2, batch=(3,)).theta).status.tolist() == [3, 3, 3]
 
@@ -336,9 +337,10 @@ def test_engines_compare_by_value(name):
     assert pickle.loads(pickle.dumps(engine_of(name))) == engine_of(name)
 
 
-def test_elements_are_bitwise_the_same_alone():
+@pytest.mark.parametrize("engine", [Native, Clarabel])
+def test_elements_are_bitwise_the_same_alone(engine):
     problem = random_program(MIXED["all but power"], batch=(4,), seed=11)
-    plan = Clarabel(threads=1).setup(problem.program)
+    plan = engine(threads=1).setup(problem.program)
     together = plan.solve(problem.theta)
     for i in range(4):
         alone = plan.solve([part[i : i + 1] for part in problem.theta])

@@ -188,8 +188,6 @@ def test_hardly_any_element_of_the_benchmarks_is_rescued(name):
     """Below 0.1 %: none of 1000 elements."""
     problem, parameters, variables, sample = FAMILIES[name][0]()
     program = cl.compile_problem(problem, parameters, variables)
-    if not native.supports(program.structure.cones):
-        pytest.skip(f"not for {program.structure.cones.describe()}")
     with torch.no_grad():
         solution = cl.ConvexLayer.from_program(program, solver="native").solve(*sample(1000))
     assert solution.solved.all()

@@ -3,26 +3,20 @@
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from functools import partial
 
 import pytest
 import torch
+from torch_threads import threads
 
 import convexlayers as cl
+from convexlayers.cones import Cones
 from convexlayers.native import info
+from convexlayers.testing import join, random_program
+from convexlayers.testing.problems import KINDS
 
 BATCH = 19  # not a multiple of any number of lanes
 LANES = {"baseline": 2, "avx2": 4, "avx512": 8}
-
-
-@contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def randn(*shape, seed):
@@ -76,7 +70,32 @@ def lp():
     return cl.solve_lp, data
 
 
-PROBLEMS = {"qp": qp, "socp": socp, "lp": lp}
+def cone_program(cones, rank=None):
+    """With a solution that lies differently in each cone."""
+    problem = random_program(cones, rank=rank, batch=(BATCH,), seed=1, activity="mixed")
+
+    def solve(P, q, A, b, **options):
+        return cl.solve_cone_program(P, q, A, b, cones, **options)
+
+    # Sizes of their own, and with them numbers of iterations.
+    size = (2 * randn(BATCH, 1, seed=4)).exp()
+    data = {"P": problem.P, "q": size * problem.q, "A": problem.A, "b": size * problem.b}
+    return solve, data
+
+
+EVERY_KIND = join(*KINDS.values())
+PROBLEMS = {
+    "qp": qp,
+    "socp": socp,
+    "lp": lp,
+    "psd": partial(cone_program, Cones(zero=1, psd=(1, 2, 3, 5))),
+    "exponential": partial(cone_program, Cones(nonnegative=2, exponential=4)),
+    "power": partial(cone_program, Cones(nonnegative=2, power=(0.1, 0.5, 0.5, 0.8))),
+    "every cone": partial(cone_program, join(EVERY_KIND, EVERY_KIND)),
+    "linear over every cone": partial(cone_program, EVERY_KIND, rank=0),
+}
+# What a batch may share and still have solutions.
+SHARED = ("P", "c4")
 
 
 def solve_and_differentiate(solve, data):
@@ -140,7 +159,7 @@ class TestBitForBit:
     def test_gradient_of_shared_parameters(self, problem):
         """Sums over the batch, in an order that threads do not change."""
         solve, data = problem
-        shared = ("q",) if solve is cl.solve_lp else ("P", "c4")
+        shared = ("q",) if solve is cl.solve_lp else SHARED
         # Enough elements for several blocks of lanes and threads.
         data = {
             name: value[0] if name in shared else value.repeat(8, *[1] * (value.ndim - 1))
@@ -166,3 +185,12 @@ def test_instruction_set_can_be_asked_for(asked):
     assert names.index(name) <= names.index(asked)
     if "CONVEXLAYERS_ISA" not in os.environ and names.index(info()["instruction_set"]) >= names.index(asked):
         assert name == asked
+
+
+@pytest.mark.parametrize("asked", ["baseline", "avx2"])
+def test_other_instruction_sets_are_bit_for_bit_too(asked):
+    """The tests above over every cone, in a process of a lesser set."""
+    environment = {**os.environ, "CONVEXLAYERS_ISA": asked, "PYTEST_ADDOPTS": ""}
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", "every and not linear"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout

@@ -1,12 +1,11 @@
 """Large sparse programs: linear growth, by counting; the kernels for one element; threads; sparse arguments."""
 
-from contextlib import contextmanager
-
 import clarabel
 import numpy as np
 import pytest
 import torch
 from scipy import sparse
+from torch_threads import threads
 
 import convexlayers as cl
 from convexlayers.assembly import cone_program
@@ -16,16 +15,6 @@ from convexlayers.sparse import split
 
 # Operations from which a factorization is large, plan/panels.hpp.
 LARGE = 20_000_000
-
-
-@contextmanager
-def threads(count):
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def coordinates(matrix):

@@ -50,12 +50,14 @@ class Canonical:
         logarithms: gp only: parameter id -> the parameter that holds its logarithm.
         log_variables: gp only: variable id -> the variable that holds its logarithm.
         reduced_parameters: parameter id -> (parameter with attributes, its reduced form).
+        objective_variables: ids of the variables in the reduced objective.
         reduced_variables: variable id -> (variable with attributes, its reduced form or None if it kept its id).
     """
 
     stuffed: ParamConeProg
     constraint_ids: dict[int, int]
     approximated: set[int] = field(default_factory=set)
+    objective_variables: frozenset[int] = frozenset()
     logarithms: dict[int, cp.Parameter] = field(default_factory=dict)
     log_variables: dict[int, cp.Variable] = field(default_factory=dict)
     reduced_parameters: dict[int, tuple[cp.Parameter, cp.Parameter]] = field(default_factory=dict)
@@ -91,6 +93,7 @@ def _reduce(problem: cp.Problem, gp: bool) -> Canonical:
     current = _convert_cones(current, canonical)
     current = _follow(canonical, EliminateZeroSized(), current)
     _check_constraints(current)
+    canonical.objective_variables = frozenset(variable.id for variable in current.objective.variables())
     stuffing = ConeMatrixStuffing(quad_obj=True, canon_backend=_backend(current))
     try:
         canonical.stuffed = stuffing.apply(current)[0]

@@ -9,6 +9,7 @@ from convexlayers.compiler.accept import as_list, check_arguments, check_problem
 from convexlayers.compiler.canonicalize import canonicalize
 from convexlayers.compiler.parameters import describe_parameters, parameter_blocks
 from convexlayers.compiler.recover import describe_outputs
+from convexlayers.compiler.rows import describe_rows
 from convexlayers.compiler.tensors import extract
 from convexlayers.program import ParametrizedConeProgram
 
@@ -66,6 +67,7 @@ def compile_problem(
         objective_sign=-1.0 if maximizes else 1.0,
         objective_exponential=gp,
         title=f"{'maximize' if maximizes else 'minimize'} {_shorten(str(problem.objective.args[0]))}",
+        row_groups=describe_rows(problem, canonical, row_maps),
         compile_seconds=time.perf_counter() - start,
     )
 

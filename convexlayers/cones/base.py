@@ -55,7 +55,8 @@ class Spectrum:
     [0, 1]. Where Proj_K has a kink, one of the one-sided derivatives is returned, always the same for the same v.
 
     Attributes:
-        mu: eigenvalues, shape (..., dim).
+        mu: eigenvalues, shape (..., dim). (The weight of a barrier has the same letter in the literature; here it is
+            called weight.)
         nu: 1 - mu, computed without cancellation, shape (..., dim).
         basis: the eigenvectors Q.
     """
@@ -81,6 +82,25 @@ class Cone(ABC):
     @abstractmethod
     def spectrum(self, v: Tensor) -> Spectrum:
         """Eigen-decomposition of D Proj_K(v). Shape (..., dim)."""
+
+    @abstractmethod
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        """s = argmin 1/2 |s - v|^2 + weight f(s) for the cone's barrier f, z = s - v, and the spectrum of ds/dv.
+
+        See barrier.py. The zero cone has no barrier: s = 0.
+
+        Args:
+            v: shape (..., dim).
+            weight: positive, shape (...) or one that expands to it.
+        """
+
+    @abstractmethod
+    def margin(self, v: Tensor) -> Tensor:
+        """How far v is from where Proj_K has a kink: zero without strict complementarity. Shape (..., dim) to (...).
+
+        Exact for cones that are Jordan algebras; of the first order for the others. The nonnegative cone answers for
+        every entry, and so does the zero cone, with infinity: shape (..., dim).
+        """
 
 
 def step(values: Tensor) -> Tensor:

@@ -12,6 +12,9 @@ so that v = a p(r) - c d(r), a, c > 0, has to be solved for a, c, r. The first t
     a = ((r - 1) v0 + v1) / D,    c = (v0 - r v1) / D,    D = r^2 - r + 1,
 
 and the third, a exp(r) - c exp(-r) = v2, is a univariate equation whose left side increases where a, c > 0.
+
+Barrier f = -log(psi) - log y - log z with psi = y log(z / y) - x (Nesterov and Nemirovskii). With
+-D2 psi = 1/y g g', g = (0, 1, -y/z), it has D2f = F F' for F = [grad psi / psi, g / sqrt(psi y), e_y / y, e_z / z].
 """
 
 from dataclasses import dataclass
@@ -19,10 +22,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexlayers.cones.base import Cone, Spectrum
+from convexlayers.cones.barrier import BarrierCone, Local
+from convexlayers.cones.base import Spectrum
 from convexlayers.cones.boundary import boundary_spectrum, diagonal_spectrum, select, third_direction
 from convexlayers.cones.root import increasing_root
 
+# The point with s = -grad f(s).
+CENTER = (-1.051383945322714, 0.556409619469370, 1.258967884768947)
 # exp(+-EXPONENT_RANGE / 2) is at the ends of what float64 holds.
 EXPONENT_RANGE = 1400.0
 
@@ -105,7 +111,7 @@ def rays(r: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @dataclass(frozen=True)
-class Exponential(Cone):
+class Exponential(BarrierCone):
     """K = cl{(x, y, z) : y exp(x / y) <= z, y > 0}."""
 
     dim: int = 3
@@ -135,3 +141,41 @@ class Exponential(Cone):
             ],
             boundary_spectrum(first, second, third, kh),
         )
+
+    def center(self, like: Tensor) -> Tensor:
+        return torch.tensor(CENTER, dtype=like.dtype, device=like.device).expand_as(like)
+
+    def barrier(self, s: Tensor, z: Tensor | None = None) -> Local:
+        x, y, height = s.unbind(-1)
+        ratio = torch.log(height / y)
+        # The first entry of z = -grad f is -1 / psi.
+        psi = y * ratio - x if z is None else -1 / z[..., 0]
+        zeros, ones = torch.zeros_like(x), torch.ones_like(x)
+        slope = torch.stack([-ones, ratio - 1, y / height], dim=-1) / psi.unsqueeze(-1)
+        bend = torch.stack([zeros, ones, -y / height], dim=-1) / torch.sqrt(psi * y).unsqueeze(-1)
+        second, third = torch.stack([zeros, 1 / y, zeros], dim=-1), torch.stack([zeros, zeros, 1 / height], dim=-1)
+        return Local(
+            value=-torch.log(psi) - torch.log(y) - torch.log(height),
+            gradient=-(slope + second + third),
+            factor=torch.stack([slope, bend, second, third], dim=-1),
+        )
+
+    def margin(self, v: Tensor) -> Tensor:
+        s = self.project(v)
+        margin = torch.minimum(s.norm(dim=-1), (s - v).norm(dim=-1))
+        x, y, z = v.unbind(-1)
+        # Inside K and inside its polar: psi over its slope is the distance to the boundary, to first order.
+        margin = torch.where(inside(v), _depth(x, y, z, 1.0), margin)
+        # (u, v, w) in K* says (u - v, -u, w) in K, and psi = -u log(w / -u) - u + v has the slope -log(w / -u) in u.
+        margin = torch.where(inside_polar(v), _depth(y - x, x, -z, 0.0), margin)
+        face = (x <= 0) & (y <= 0) & ~inside_polar(v) & ~inside(v)
+        return torch.where(face, torch.minimum(torch.minimum(x.abs(), y.abs()), z.abs()), margin)
+
+
+def _depth(x: Tensor, y: Tensor, z: Tensor, shift: float) -> Tensor:
+    """psi over its slope, where that in the second direction is log(z / y) less the shift; 0 on the edge y = 0."""
+    safe_y, safe_z = (torch.where(part > 0, part, torch.ones_like(part)) for part in (y, z))
+    ratio = torch.log(safe_z / safe_y)
+    slope = torch.sqrt(1 + (ratio - shift) ** 2 + (safe_y / safe_z) ** 2)
+    inner = (safe_y * ratio - x).clamp(min=0) / slope
+    return torch.where((y > 0) & (z > 0), inner, torch.zeros_like(x))

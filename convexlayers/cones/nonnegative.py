@@ -1,9 +1,10 @@
-"""The nonnegative cone: rows of A that are inequalities. Self-dual."""
+"""The nonnegative cone: rows of A that are inequalities. Self-dual. Barrier f(s) = -sum log s."""
 
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from convexlayers.cones.barrier import smooth_pair
 from convexlayers.cones.base import Cone, IdentityBasis, Spectrum, step
 
 
@@ -19,3 +20,10 @@ class Nonnegative(Cone):
     def spectrum(self, v: Tensor) -> Spectrum:
         mu = step(v)
         return Spectrum(mu=mu, nu=1 - mu, basis=IdentityBasis())
+
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        s, z = smooth_pair(v, weight.unsqueeze(-1))
+        return s, z, Spectrum(mu=s / (s + z), nu=z / (s + z), basis=IdentityBasis())
+
+    def margin(self, v: Tensor) -> Tensor:
+        return v.abs()

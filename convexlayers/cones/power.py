@@ -8,6 +8,13 @@ the plane z = 0, the projection is (x_r, y_r, sign(z) r), where r in (0, |z|) ma
     x_r = (x + sqrt(x^2 + 4 a r (|z| - r))) / 2,    y_r = (y + sqrt(y^2 + 4 (1 - a) r (|z| - r))) / 2.
 
 The search is in the logit t of r / |z|, so that both r and |z| - r keep their relative accuracy at either end.
+
+Barrier f = -log(x^2a y^2(1-a) - z^2) - (1 - a) log x - a log y (Chares, "Cones and interior-point algorithms for
+structured convex optimization involving powers and exponentials", 2009). With the mean r = x^a y^(1-a), whose second
+derivative is -a (1 - a) r d d', d = (1/x, -1/y, 0), the first logarithm is -log(r - z) - log(r + z), so D2f = F F' for
+
+    F = [(grad r - e_z) / (r - z), (grad r + e_z) / (r + z), sqrt(a (1-a) r (1/(r-z) + 1/(r+z))) d,
+         sqrt(1-a) e_x / x, sqrt(a) e_y / y].
 """
 
 from dataclasses import dataclass
@@ -15,7 +22,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexlayers.cones.base import Cone, Spectrum, step
+from convexlayers.cones.barrier import BarrierCone, Local
+from convexlayers.cones.base import Spectrum, step
 from convexlayers.cones.boundary import boundary_spectrum, diagonal_spectrum, select, third_direction
 from convexlayers.cones.root import increasing_root
 
@@ -35,7 +43,7 @@ def log_larger_root(x: Tensor, log_product: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Power(Cone):
+class Power(BarrierCone):
     """K = {(x, y, z) : x^alpha y^(1 - alpha) >= |z|, x, y >= 0} for several exponents at once.
 
     Attributes:
@@ -60,8 +68,8 @@ class Power(Cone):
         quadrant = (x >= 0) & (y >= 0)
         return quadrant & ((x.clamp(min=0) / a) ** a * (y.clamp(min=0) / (1 - a)) ** (1 - a) >= z.abs())
 
-    def _boundary_point(self, v: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """x_r, y_r, r and |z| - r of the boundary point that v projects to."""
+    def _boundary_logarithms(self, v: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """A size, and the logarithms of x_r, y_r, r and |z| - r, over this size, of the point that v projects to."""
         a = self._exponent(v)
         # The projection is homogeneous: at size one nothing over- or underflows that matters.
         size = v.abs().amax(-1)
@@ -79,12 +87,12 @@ class Power(Cone):
             return log_r - a * log_x - (1 - a) * log_y
 
         limit = torch.full_like(x, LOGIT_LIMIT)
-        px, py, r, rest = (size * part.exp() for part in log_point(increasing_root(excess, -limit, limit)))
-        return px, py, r, rest
+        return size, log_point(increasing_root(excess, -limit, limit))
 
     def project(self, v: Tensor) -> Tensor:
         x, y, z = v.unbind(-1)
-        px, py, r, _ = self._boundary_point(v)
+        size, logarithms = self._boundary_logarithms(v)
+        px, py, r = (size * part.exp() for part in logarithms[:3])
         result = torch.stack([px, py, torch.copysign(r, z)], dim=-1)
         flat = torch.stack([x.clamp(min=0), y.clamp(min=0), torch.zeros_like(z)], dim=-1)
         result = torch.where((z == 0).unsqueeze(-1), flat, result)
@@ -94,14 +102,20 @@ class Power(Cone):
     def spectrum(self, v: Tensor) -> Spectrum:
         a = self._exponent(v)
         x, y, z = v.unbind(-1)
-        px, py, r, rest = self._boundary_point(v)
+        _, (log_x, log_y, log_r, log_rest) = self._boundary_logarithms(v)
         sign = torch.copysign(torch.ones_like(z), z)
-        s = torch.stack([px, py, sign * r], dim=-1)
-        # grad g for g = x^a y^(1-a) - |z|, where x^a y^(1-a) = r; z = k grad g, and its third entry says k = |z| - r.
-        gradient = torch.stack([a * r / px, (1 - a) * r / py, -sign], dim=-1)
+        # In units of the larger of x_r and y_r neither ray loses anything.
+        unit = torch.maximum(log_x, log_y)
+        ray_x, ray_y = (log_x - unit).exp(), (log_y - unit).exp()
+        s = torch.stack([ray_x, ray_y, sign * (log_r - unit).exp()], dim=-1)
+        # grad g for g = x^a y^(1-a) - |z|, where x^a y^(1-a) = r, times x y / r; z = k grad g, k = |z| - r by its third
+        # entry.
+        gradient = torch.stack([a * ray_y, (1 - a) * ray_x, -sign * (log_x - unit + log_y - log_r).exp()], dim=-1)
+        # boundary.py: -w'D2g w = a (1 - a) r (w0 / x - w1 / y)^2, and with w = s x grad g / |s| |grad g| the difference
+        # is |s| / (x y |grad g|).
+        ratio = (s * s).sum(-1) / (gradient * gradient).sum(-1)
+        kh = a * (1 - a) * (log_rest - log_r).exp() * ratio
         first, second, third = third_direction(s, gradient)
-        # boundary.py: -w'D2g w = a (1 - a) r (w0 / x - w1 / y)^2.
-        kh = rest * a * (1 - a) * r * (third[..., 0] / px - third[..., 1] / py) ** 2
         return select(
             [
                 (self._inside(v), diagonal_spectrum(torch.ones_like(v))),
@@ -124,3 +138,49 @@ class Power(Cone):
         at_half = positive / torch.where(total > 0, total, torch.ones_like(total))
         third = torch.where(exponent == 0.5, at_half, step(exponent - 0.5))
         return diagonal_spectrum(torch.stack([step(x), step(y), third], dim=-1))
+
+    def center(self, like: Tensor) -> Tensor:
+        # The point with s = -grad f(s): x^2 = 1 + a, y^2 = 2 - a, z = 0.
+        a = self._exponent(like)
+        return torch.stack([(1 + a).sqrt(), (2 - a).sqrt(), torch.zeros_like(a)], dim=-1).expand_as(like)
+
+    def barrier(self, s: Tensor, z: Tensor | None = None) -> Local:
+        a = self._exponent(s)
+        x, y, height = s.unbind(-1)
+        mean = x**a * y ** (1 - a)
+        above, below = 1 / (mean - height), 1 / (mean + height)
+        if z is not None:
+            # The third entry of z = -grad f is the difference of the two; the larger one comes from the smaller.
+            difference = -z[..., 2]
+            above, below = (
+                torch.where(height > 0, below + difference, above),
+                torch.where(height < 0, above - difference, below),
+            )
+        zeros, ones = torch.zeros_like(x), torch.ones_like(x)
+        slope = torch.stack([a * mean / x, (1 - a) * mean / y, zeros], dim=-1)
+        axis = torch.stack([zeros, zeros, ones], dim=-1)
+        bend = (a * (1 - a) * mean * (above + below)).sqrt().unsqueeze(-1) * torch.stack([1 / x, -1 / y, zeros], dim=-1)
+        first = torch.stack([(1 - a).sqrt() / x, zeros, zeros], dim=-1)
+        second = torch.stack([zeros, a.sqrt() / y, zeros], dim=-1)
+        up, down = above.unsqueeze(-1) * (slope - axis), below.unsqueeze(-1) * (slope + axis)
+        return Local(
+            value=torch.log(above) + torch.log(below) - (1 - a) * torch.log(x) - a * torch.log(y),
+            gradient=-(up + down + torch.stack([(1 - a) / x, a / y, zeros], dim=-1)),
+            factor=torch.stack([up, down, bend, first, second], dim=-1),
+        )
+
+    def margin(self, v: Tensor) -> Tensor:
+        a = self._exponent(v)
+        s = self.project(v)
+        margin = torch.minimum(s.norm(dim=-1), (s - v).norm(dim=-1))
+        margin = torch.where(self._inside(v), _depth(v, a, torch.ones_like(a), torch.ones_like(a)), margin)
+        return torch.where(self._inside_polar(v), _depth(-v, a, a, 1 - a), margin)
+
+
+def _depth(v: Tensor, a: Tensor, unit_x: Tensor, unit_y: Tensor) -> Tensor:
+    """Distance of a point of {(x / unit_x)^a (y / unit_y)^(1-a) >= |z|} to the boundary, to first order."""
+    x, y, z = v[..., 0].clamp(min=0), v[..., 1].clamp(min=0), v[..., 2].abs()
+    mean = (x / unit_x) ** a * (y / unit_y) ** (1 - a)
+    tiny = torch.finfo(v.dtype).tiny
+    slope = torch.sqrt(1 + (a * mean / x.clamp(min=tiny)) ** 2 + ((1 - a) * mean / y.clamp(min=tiny)) ** 2)
+    return ((mean - z) / slope).clamp(min=0)

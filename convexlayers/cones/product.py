@@ -5,12 +5,13 @@ adapter of that solver.
 """
 
 import operator
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from itertools import groupby
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -146,11 +147,47 @@ class Cones:
         parts = [group.cone.spectrum(group.split(v)) for group in self.groups]
         if not parts:
             return Spectrum(mu=v.clone(), nu=v.clone(), basis=IdentityBasis())
+        return self._joined(parts)
+
+    def _joined(self, parts: Sequence[Spectrum]) -> Spectrum:
+        """The spectrum of the product from those of the groups."""
         return Spectrum(
             mu=torch.cat([part.mu.flatten(-2) for part in parts], dim=-1),
             nu=torch.cat([part.nu.flatten(-2) for part in parts], dim=-1),
             basis=ProductBasis(self.groups, tuple(part.basis for part in parts)),
         )
+
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        """s and z = s - v on the central path, and the spectrum of ds/dv, for v (..., m) and weight (...)."""
+        parts = [group.cone.smooth(group.split(v), weight.unsqueeze(-1)) for group in self.groups]
+        if not parts:
+            return v.clone(), v.clone(), self.spectrum(v)
+        s = torch.cat([part[0].flatten(-2) for part in parts], dim=-1)
+        z = torch.cat([part[1].flatten(-2) for part in parts], dim=-1)
+        return s, z, self._joined([part[2] for part in parts])
+
+    @cached_property
+    def heads(self) -> np.ndarray:
+        """First row of each cone, where every row of the zero and the nonnegative cone counts as one."""
+        linear = [np.arange(self.zero + self.nonnegative)]
+        groups = [group for group in self.groups if not isinstance(group.cone, Zero | Nonnegative)]
+        return np.concatenate(linear + [group.start + group.cone.dim * np.arange(group.count) for group in groups])
+
+    def largest(self, v: Tensor) -> Tensor:
+        """Largest absolute entry of each cone, (..., m) to (..., len(heads))."""
+        parts = [v[..., : self.zero + self.nonnegative].abs()]
+        for group in self.groups:
+            if not isinstance(group.cone, Zero | Nonnegative):
+                parts.append(group.split(v).abs().amax(-1))
+        return torch.cat(parts, dim=-1)
+
+    def margin(self, v: Tensor) -> Tensor:
+        """How far each cone is from a kink of its projection, (..., m) to (..., len(heads)); see `Cone.margin`."""
+        parts = []
+        for group in self.groups:
+            part = group.cone.margin(group.split(v))
+            parts.append(part.flatten(-2) if isinstance(group.cone, Zero | Nonnegative) else part)
+        return torch.cat(parts, dim=-1) if parts else v.clone()
 
     def describe(self) -> str:
         """The cones in words, empty kinds left out."""

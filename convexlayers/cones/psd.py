@@ -3,7 +3,7 @@
 Proj_K(V) = U max(L, 0) U' for V = U L U'. Its derivative (Malick and Sendov, "Clarke generalized Jacobian of the
 projection onto the cone of positive semidefinite matrices", 2006) multiplies entry (i, j) of U' dV U by 1 where both
 eigenvalues are positive, 0 where neither is, and l_i / (l_i - l_j) for l_i > 0 > l_j: its eigenvectors are
-svec(u_i u_j' + u_j u_i').
+svec(u_i u_j' + u_j u_i'). Barrier f(S) = -log det S.
 """
 
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexlayers.cones.barrier import coupling, smooth_pair
 from convexlayers.cones.base import Basis, Cone, Spectrum, cross_ratio
 from convexlayers.cones.svec import smat, svec, triangle_indices, triangle_size
 
@@ -57,3 +58,14 @@ class PSD(Cone):
         # eigh sorts ascending and rows <= cols, so the column's eigenvalue is the larger of each pair.
         mu, nu = cross_ratio(values[..., cols], values[..., rows])
         return Spectrum(mu=mu, nu=nu, basis=CongruenceBasis(U))
+
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        values, U = torch.linalg.eigh(smat(v, self.order))
+        sigma, zeta = smooth_pair(values, weight.unsqueeze(-1))
+        rows, cols = (torch.as_tensor(i, device=v.device) for i in triangle_indices(self.order))
+        mu, nu = coupling(sigma[..., cols], sigma[..., rows], zeta[..., cols], zeta[..., rows])
+        s, z = (svec((U * part.unsqueeze(-2)) @ U.transpose(-1, -2)) for part in (sigma, zeta))
+        return s, z, Spectrum(mu=mu, nu=nu, basis=CongruenceBasis(U))
+
+    def margin(self, v: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(smat(v, self.order)).abs().amin(-1)

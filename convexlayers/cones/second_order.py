@@ -7,6 +7,9 @@ With u = x / |x| the spectral decomposition of v = (t, x) is
 and a spectral function acts on the eigenvalues (Alizadeh and Goldfarb, "Second-order cone programming", 2003):
 Proj_K(v) = max(l1, 0) c1 + max(l2, 0) c2. Its derivative has the eigenvectors (1, u) / sqrt 2 with step(l1),
 (1, -u) / sqrt 2 with step(l2), and (0, w) for every w orthogonal to u with max(l1, 0) - max(l2, 0) over l1 - l2.
+
+Barrier f = -1/2 log(t^2 - |x|^2) = -1/2 (log l1 + log l2), so that -grad f(s) is the inverse of s in the algebra (|v|^2
+is half the sum of squares of the eigenvalues).
 """
 
 from dataclasses import dataclass
@@ -14,6 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexlayers.cones.barrier import coupling, smooth_pair
 from convexlayers.cones.base import Basis, Cone, IdentityBasis, Spectrum, cross_ratio, step
 from convexlayers.cones.svec import SQRT2
 
@@ -93,3 +97,33 @@ class SecondOrder(Cone):
             nu=torch.cat([1 - outer, nu.expand(shape)], dim=-1),
             basis=jordan_basis(x),
         )
+
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        t, x = v[..., :1], v[..., 1:]
+        weight = weight.unsqueeze(-1)
+        if self.dim == 1:
+            s, z = smooth_pair(t, weight)
+            return s, z, Spectrum(mu=s / (s + z), nu=z / (s + z), basis=IdentityBasis())
+        norm, basis = x.norm(dim=-1, keepdim=True), jordan_basis(x)
+        sigma, zeta = smooth_pair(torch.cat([t + norm, t - norm], dim=-1), weight)
+        middle_mu, middle_nu = coupling(*sigma.split(1, dim=-1), *zeta.split(1, dim=-1))
+        shape = (*v.shape[:-1], self.dim - 2)
+        total = sigma + zeta
+        spectrum = Spectrum(
+            mu=torch.cat([sigma / total, middle_mu.expand(shape)], dim=-1),
+            nu=torch.cat([zeta / total, middle_nu.expand(shape)], dim=-1),
+            basis=basis,
+        )
+
+        def assembled(eigenvalues: Tensor) -> Tensor:
+            # c1, c2 are 1 / sqrt 2 times the first two vectors of the basis.
+            padded = torch.cat([eigenvalues / SQRT2, v.new_zeros(shape)], dim=-1)
+            return basis.unrotate(padded.unsqueeze(-1)).squeeze(-1)
+
+        return assembled(sigma), assembled(zeta), spectrum
+
+    def margin(self, v: Tensor) -> Tensor:
+        if self.dim == 1:
+            return v[..., 0].abs()
+        t, norm = v[..., 0], v[..., 1:].norm(dim=-1)
+        return torch.minimum((t + norm).abs(), (t - norm).abs()) / SQRT2

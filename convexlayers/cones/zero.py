@@ -19,3 +19,9 @@ class Zero(Cone):
 
     def spectrum(self, v: Tensor) -> Spectrum:
         return Spectrum(mu=torch.zeros_like(v), nu=torch.ones_like(v), basis=IdentityBasis())
+
+    def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
+        return torch.zeros_like(v), -v, self.spectrum(v)
+
+    def margin(self, v: Tensor) -> Tensor:
+        return torch.full_like(v, float("inf"))

@@ -1,12 +1,14 @@
 """What a derivative strategy is: a frozen value that turns cotangents of a solution into cotangents of its data."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from convexlayers.program import ConeProgram
-from convexlayers.solution import DerivativeReport
+from convexlayers.solution import DerivativeReport, Solution
 
 
 @dataclass(frozen=True)
@@ -47,17 +49,57 @@ class Tangents:
     objective: Tensor
 
 
-class Derivative(Protocol):
+@dataclass(frozen=True, eq=False)
+class Context:
+    """What a strategy may use besides the solution, which it gets in units of size one (scaling.py).
+
+    Attributes:
+        objective_unit: by what the user's objective was divided, (B,); None for one.
+        resolve: solves programs of any structure with the engine that found the solution; None if there is none.
+    """
+
+    objective_unit: Tensor | None = None
+    resolve: Callable[[ConeProgram], Solution] | None = None
+
+
+NO_CONTEXT = Context()
+
+
+class Derivative(ABC):
     """A strategy, independent of who solved: any (x, s, z) goes in."""
 
-    def adjoint(
-        self, program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, cotangents: Cotangents
-    ) -> tuple[Tensor, DerivativeReport]:
-        """Cotangent of program.data, (B, size), and the report."""
-        ...
+    @property
+    def moves_solution(self) -> bool:
+        """Whether the forward pass returns another point than the solution: what `move` makes of it."""
+        return False
 
+    def move(
+        self, program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, context: Context
+    ) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
+        """The point (x, s, z) that the forward pass returns, and which elements have one, (B,)."""
+        return (x, s, z), torch.ones_like(x[:, :0].sum(-1), dtype=torch.bool)
+
+    @abstractmethod
+    def adjoint(
+        self, program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, cotangents: Cotangents, context: Context
+    ) -> tuple[Tensor, DerivativeReport]:
+        """Cotangent of program.data.
+
+        Args:
+            program: the numbers, batch B.
+            x, s, z: what the forward pass returned, (B, n), (B, m), (B, m).
+            cotangents: of it.
+            context: see `Context`.
+
+        Returns:
+            (B, structure.size) and the report.
+        """
+
+    @abstractmethod
     def tangent(
-        self, program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, ddata: Tensor
+        self, program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, ddata: Tensor, context: Context
     ) -> tuple[Tangents, DerivativeReport]:
-        """Tangent of the solution for a tangent of program.data, (B, size), and the report."""
-        ...
+        """Tangent of the solution for a tangent of program.data, (B, structure.size), and the report.
+
+        Arguments as in `adjoint`.
+        """

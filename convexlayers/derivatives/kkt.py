@@ -1,7 +1,7 @@
 """The symmetric linear system of the derivative: assembled dense and batched, factored, solved and refined.
 
-With M = D Proj_K(v) = Q diag(mu) Q', nu = 1 - mu and S = diag(sqrt(nu)), write dz = Q S w. The differentiated
-conditions (exact.py) become
+With M = ds/dv = Q diag(mu) Q' (D Proj_K(v), or its smooth counterpart), nu = 1 - mu and S = diag(sqrt(nu)), write dz =
+Q S w. The differentiated conditions (exact.py) become
 
     [ P    A~'       ] [dx]   [ r1      ]
     [ A~  -diag(mu)  ] [w ] = [ S Q' r2 ],      A~ = S Q' A.
@@ -49,7 +49,7 @@ class KKTSystem:
         K: (B, n + m, n + m).
         A: dense A, (B, m, n).
         root_nu: sqrt(nu), (B, m, 1).
-        spectrum: of D Proj_K.
+        spectrum: of M.
         sparse: whether most entries of K are zero, for every element of the structure.
     """
 
@@ -68,15 +68,14 @@ class KKTSystem:
         return (self.root_nu * self.spectrum.basis.rotate(r.unsqueeze(-1))).squeeze(-1)
 
 
-def assemble(program: ConeProgram, s: Tensor, z: Tensor) -> KKTSystem:
-    """The system at a solution.
+def assemble(program: ConeProgram, spectrum: Spectrum) -> KKTSystem:
+    """The system at a point.
 
     Args:
         program: the numbers, batch B.
-        s, z: (B, m).
+        spectrum: of M = ds/dv there, entries of shape (B, m).
     """
     A = program.dense_A()
-    spectrum = program.structure.cones.spectrum(s - z)
     root_nu = spectrum.nu.sqrt().unsqueeze(-1)
     rotated = root_nu * spectrum.basis.rotate(A)
     upper = torch.cat([program.dense_P(), rotated.transpose(-1, -2)], dim=-1)

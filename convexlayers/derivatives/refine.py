@@ -19,6 +19,7 @@ gap).
 import torch
 from torch import Tensor
 
+from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.kkt import assemble, chunks, factor, solve
 from convexlayers.program import ConeProgram
 from convexlayers.solution import measure
@@ -93,15 +94,29 @@ def _refine_chunk(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> tupl
 
 
 def _newton_step(program: ConeProgram, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    cones = program.structure.cones
+    s = cones.project(v)
+    dx, dv = newton_direction(program, x, s, s - v, cones.spectrum(v))
+    return x + dx, v + dv
+
+
+def newton_direction(
+    program: ConeProgram, x: Tensor, s: Tensor, z: Tensor, spectrum: Spectrum
+) -> tuple[Tensor, Tensor]:
+    """The step (dx, dv) that solves the linearized conditions; zero where it would not be finite.
+
+    Args:
+        program: the numbers, batch B.
+        x: (B, n). s, z: (B, m), functions of v = s - z.
+        spectrum: of M = ds/dv.
+    """
     n = program.structure.n
-    s = program.structure.cones.project(v)
-    z = s - v
     r1 = -(program.P_times(x) + program.At_times(z) + program.q)
     r2 = program.b - program.A_times(x) - s
-    system = assemble(program, s, z)
+    system = assemble(program, spectrum)
     u, _ = solve(factor(system), torch.cat([r1, system.from_rows(r2)], dim=-1), 1)
     dx, dz = u[:, :n], system.to_rows(u[:, n:])
     ds = r2 - program.A_times(dx)
     # A step that is not finite is not taken: eigenvalues of such a point would be an error for the whole batch.
     usable = (dx.isfinite().all(-1) & ds.isfinite().all(-1) & dz.isfinite().all(-1)).unsqueeze(-1)
-    return torch.where(usable, x + dx, x), torch.where(usable, v + ds - dz, v)
+    return torch.where(usable, dx, torch.zeros_like(dx)), torch.where(usable, ds - dz, torch.zeros_like(ds))

@@ -2,6 +2,7 @@
 
     engine.setup(program) -> plan                     once per structure, symbolic work only
     plan.solve(theta) -> Solution                     numbers, batched
+    plan.answer(theta) -> Solution                    the same, at the point that the derivative strategy returns
     plan.adjoint(theta, solution, cotangents)         cotangents of theta
     plan.tangent(theta, solution, dtheta)             tangents of the solution
 
@@ -17,11 +18,13 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from convexlayers.derivatives import Cotangents, Derivative, Exact, Tangents
+from convexlayers.assembly import numbers_program
+from convexlayers.derivatives import Context, Cotangents, Derivative, Exact, Tangents
 from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
-from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.solution import DerivativeReport, Residuals, Solution, measure
+from convexlayers.status import Status
 
 Block = TypeVar("Block", Tensor, Tensor | None)
 
@@ -41,6 +44,51 @@ class Plan(ABC):
     @abstractmethod
     def solve(self, theta: Sequence[Tensor]) -> Solution:
         """Solve for blocks of theta of shape (B, k_i), or (1, k_i) where shared. Never raises for what data hold."""
+
+    @property
+    @abstractmethod
+    def resolving_engine(self) -> "Engine":
+        """Who solves other programs for the derivative strategy."""
+
+    def resolve(self, program: ConeProgram) -> Solution:
+        """Solve a program of any structure, given by its numbers."""
+        return self.resolving_engine.setup(numbers_program(program.structure)).solve([program.data])
+
+    def answer(self, theta: Sequence[Tensor]) -> Solution:
+        """Solve; what the forward pass returns and the derivative is taken at.
+
+        That is the solution, unless the derivative strategy is that of another point (`Derivative.moves_solution`); an
+        element for which there is no such point is INACCURATE.
+        """
+        solution = self.solve(theta)
+        return self._moved(solution) if self.derivative.moves_solution else solution
+
+    def _moved(self, solution: Solution) -> Solution:
+        indices = solution.solved.nonzero().squeeze(-1)
+        elements = select_solved(solution, indices)
+        point, reached = self.derivative.move(*elements.point, self._context(elements))
+        measured = measure(elements.program, *point)
+
+        def write(old: Tensor, new: Tensor) -> Tensor:
+            return old.index_copy(0, indices, new)
+
+        before = (solution.x, solution.s, solution.z)
+        x, s, z = (write(*pair) for pair in zip(before, elements.scaling.restore_point(*point), strict=True))
+        status = torch.where(reached, int(Status.SOLVED), int(Status.INACCURATE))
+        names = ("primal", "dual", "gap")
+        residuals = {name: write(getattr(solution.residuals, name), getattr(measured, name)) for name in names}
+        return Solution(
+            program=solution.program,
+            x=x,
+            s=s,
+            z=z,
+            status=write(solution.status, status),
+            iterations=solution.iterations,
+            objective=solution.program.objective(x),
+            residuals=Residuals(**residuals),
+            engine_state=solution.engine_state,
+            rescued=solution.rescued,
+        )
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
@@ -86,11 +134,14 @@ class Plan(ABC):
 
     def _data_adjoint(self, elements: "SolvedElements", cotangents: Cotangents) -> tuple[Tensor, DerivativeReport]:
         """Cotangent of the normalized numbers of solved elements."""
-        return self.derivative.adjoint(elements.program, elements.x, elements.s, elements.z, cotangents)
+        return self.derivative.adjoint(*elements.point, cotangents, self._context(elements))
 
     def _data_tangent(self, elements: "SolvedElements", ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
         """Tangent of the normalized solution of solved elements."""
-        return self.derivative.tangent(elements.program, elements.x, elements.s, elements.z, ddata)
+        return self.derivative.tangent(*elements.point, ddata, self._context(elements))
+
+    def _context(self, elements: "SolvedElements") -> Context:
+        return Context(elements.scaling.omega.squeeze(-1), self.resolve)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +161,11 @@ class SolvedElements:
     z: Tensor
     scaling: Scaling
     states: tuple[object, ...]
+
+    @property
+    def point(self) -> tuple[ConeProgram, Tensor, Tensor, Tensor]:
+        """Numbers and solution."""
+        return self.program, self.x, self.s, self.z
 
 
 def select_solved(solution: Solution, indices: Tensor) -> SolvedElements:
@@ -147,12 +203,12 @@ def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> Non
     Before anything is known that is NaN and False.
     """
     known = solution.report
-    if report.residual is not None:
-        before = torch.full_like(solution.objective, float("nan")) if known.residual is None else known.residual
-        known.residual = before.index_copy(0, indices, report.residual)
-    if report.rank_deficient is not None:
-        before = torch.zeros_like(solution.solved) if known.rank_deficient is None else known.rank_deficient
-        known.rank_deficient = before.index_copy(0, indices, report.rank_deficient)
+    unknown = {"residual": torch.full_like(solution.objective, float("nan"))}
+    for name in ("residual", "rank_deficient", "locally_constant"):
+        found, before = getattr(report, name), getattr(known, name)
+        if found is not None:
+            before = unknown.get(name, torch.zeros_like(solution.solved)) if before is None else before
+            setattr(known, name, before.index_copy(0, indices, found))
 
 
 @dataclass(frozen=True)

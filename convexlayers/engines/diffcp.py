@@ -20,8 +20,8 @@ import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from convexlayers.derivatives import Cotangents, Tangents
-from convexlayers.derivatives.exact import contract
+from convexlayers.derivatives import Cotangents, Exact, Tangents
+from convexlayers.derivatives.implicit import lagrangian_gradient
 from convexlayers.engines.base import Engine, SolvedElements, load_package
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
 from convexlayers.engines.scs import DEFAULT_ITERATIONS, SCS, SCSPlan, cone_dict, row_order
@@ -112,11 +112,14 @@ class DiffCPPlan(PerProblemPlan):
 
     def _data_adjoint(self, elements: SolvedElements, cotangents: Cotangents) -> tuple[Tensor, DerivativeReport]:
         """Cotangents of the numbers by diffcp's DT; diffcp reports no residual."""
+        if type(self.derivative) is not Exact:
+            return super()._data_adjoint(elements, cotangents)
         rows = range(elements.program.batch)
         grad = torch.as_tensor(np.stack([self._adjoint_one(elements, row, cotangents) for row in rows]))
         grad = grad.to(elements.x.device)
         if cotangents.objective is not None:
-            grad = grad + _envelope(elements, cotangents.objective)
+            value = lagrangian_gradient(elements.program, elements.x, elements.z)
+            grad = grad + cotangents.objective.unsqueeze(-1) * value
         return grad, DerivativeReport()
 
     def _adjoint_one(self, elements: SolvedElements, row: int, cotangents: Cotangents) -> np.ndarray:
@@ -143,6 +146,8 @@ class DiffCPPlan(PerProblemPlan):
 
     def _data_tangent(self, elements: SolvedElements, ddata: Tensor) -> tuple[Tangents, DerivativeReport]:
         """Tangents of the solution by diffcp's D."""
+        if type(self.derivative) is not Exact:
+            return super()._data_tangent(elements, ddata)
         d, x, z = ConeProgram(self.program.structure, ddata), elements.x, elements.z
         dq, dA, db = (part.cpu().numpy() for part in (d.q + d.P_times(x), d.dense_A(), d.b))
         rows = [self._tangent_one(_maps(elements, row), dq[row], dA[row], db[row]) for row in range(len(x))]
@@ -171,12 +176,6 @@ def _maps(elements: SolvedElements, row: int) -> Maps:
     return maps
 
 
-def _envelope(elements: SolvedElements, grad_objective: Tensor) -> Tensor:
-    """Cotangent of the numbers through the optimal value (see derivatives/exact.py)."""
-    x, z = elements.x, elements.z
-    return contract(elements.program, x, z, torch.zeros_like(x), torch.zeros_like(z), grad_objective)
-
-
 def _widen(A: Any) -> sp.csr_array:
     """One more column, of zeros."""
     return sp.csr_array(sp.hstack([A, sp.csc_array((A.shape[0], 1))]))
@@ -186,7 +185,7 @@ def _widen(A: Any) -> sp.csr_array:
 class DiffCP(Engine):
     """Solve and differentiate with diffcp; `options` are keyword arguments of its solve_and_derivative.
 
-    `derivative` is not used: diffcp's own is the point of this engine.
+    In place of `Exact` diffcp's own derivative is used, which is the point of this engine; other strategies are ours.
     """
 
     @property
@@ -196,5 +195,5 @@ class DiffCP(Engine):
     def setup(self, program: ParametrizedConeProgram) -> DiffCPPlan:
         load_package("diffcp")
         if program.structure.cones.power:
-            raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'clarabel' or 'scs'.")
+            raise UnsupportedProblemError("Engine 'diffcp' is not used for power cones: choose 'native' or 'clarabel'.")
         return DiffCPPlan(program, self, thread_count(self))

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from convexlayers.derivatives import Derivative, Exact
 from convexlayers.engines.base import Plan
+from convexlayers.engines.clarabel import Clarabel
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import find_scaling
 from convexlayers.solution import Solution, judge
@@ -41,6 +42,10 @@ class GivenPlan(Plan):
     def __init__(self, program: ParametrizedConeProgram, engine: Given) -> None:
         super().__init__(program, engine.derivative)
         self.engine = engine
+
+    @property
+    def resolving_engine(self) -> Clarabel:
+        return Clarabel()
 
     def solve(self, theta: Sequence[Tensor]) -> Solution:
         given = self.engine

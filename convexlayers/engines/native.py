@@ -1,4 +1,4 @@
-"""The compiled engine: batches of LPs, QPs and SOCPs in SIMD lanes, from parameters to parameters.
+"""The compiled engine: batches of cone programs in SIMD lanes, from parameters to parameters.
 
 Elements of one structure advance together, one per lane of the processor's vector registers; threads share the batch
 and the GIL is released. An element's numbers do not depend, to the last bit, on its neighbours or on the number of
@@ -18,12 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents, Exact, Tangents
 from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
-from convexlayers.errors import ArgumentError, UnsupportedProblemError
+from convexlayers.errors import ArgumentError
 from convexlayers.native import _core
 from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
 from convexlayers.solution import DerivativeReport, Residuals, Solution
@@ -37,11 +36,6 @@ RESCUABLE = (Status.INACCURATE, Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
 
 _plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictionary()
 _plans_lock = Lock()
-
-
-def supports(cones: Cones) -> bool:
-    """Whether every cone of a program is one that the engine has."""
-    return True
 
 
 def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
@@ -175,6 +169,7 @@ class _Elements:
         self.threads = thread_count(plan.engine)
         self.residual = torch.empty(self.batch, dtype=torch.float64)
         self.singular = torch.empty(self.batch, dtype=torch.bool)
+        self.constant = torch.empty(self.batch, dtype=torch.bool)
         self.all = state.own is None and solution.all_solved
         if not self.all:
             solved = solution.solved.cpu()
@@ -182,6 +177,7 @@ class _Elements:
             self.indices, self.others = ((solved & part).nonzero().squeeze(-1) for part in (own, ~own))
             self.residual.fill_(float("nan"))
             self.singular.fill_(False)
+            self.constant.fill_(False)
 
     @property
     def list(self) -> tuple[int, int]:
@@ -227,6 +223,10 @@ class NativePlan(Plan):
         if self._core is None:
             self._core = core_plan(self.program)
         return self._core
+
+    @property
+    def resolving_engine(self) -> "Native":
+        return self.engine
 
     def describe(self) -> dict[str, int]:
         """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
@@ -298,9 +298,11 @@ class NativePlan(Plan):
         ]
         largest = self.core.adjoint(
             elements.blocks, elements.at, *elements.list,
-            tuple([0 if part is None else part.data_ptr() for part in given]), targets, *elements.report,
+            tuple([0 if part is None else part.data_ptr() for part in given]), targets, elements.constant.data_ptr(),
+            *elements.report,
         )  # fmt: skip
         elements.write_report(solution, largest)
+        solution.report.locally_constant = elements.constant.to(elements.device)
         if elements.device.type != "cpu":
             grads = [None if grad is None else grad.to(elements.device) for grad in grads]
         left = elements.left_over(largest)
@@ -350,7 +352,7 @@ def _to_device(solution: Solution, device: torch.device) -> Solution:
 
 @dataclass(frozen=True)
 class Native(Engine):
-    """Solve and differentiate with the compiled core: zero, nonnegative and second-order cones."""
+    """Solve and differentiate with the compiled core."""
 
     @property
     def name(self) -> str:
@@ -359,10 +361,4 @@ class Native(Engine):
     def setup(self, program: ParametrizedConeProgram) -> NativePlan:
         if self.options:
             raise ArgumentError(f"options: the native engine has none, got {', '.join(map(repr, self.options))}.")
-        cones = program.structure.cones
-        if not supports(cones):
-            raise UnsupportedProblemError(
-                f"The native engine has zero, nonnegative and second-order cones; this program has {cones.describe()}. "
-                'Use solver="clarabel" or solver="auto".'
-            )
         return NativePlan(program, self)

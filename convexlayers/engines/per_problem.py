@@ -79,6 +79,10 @@ class PerProblemPlan(Plan):
         self.engine = engine
         self.threads = threads
 
+    @property
+    def resolving_engine(self) -> Engine:
+        return self.engine
+
     @abstractmethod
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element. Called from several threads at once."""

@@ -7,7 +7,7 @@ from convexlayers.derivatives import Derivative
 from convexlayers.engines.base import Engine, Plan
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.diffcp import DiffCP
-from convexlayers.engines.native import Native, supports
+from convexlayers.engines.native import Native
 from convexlayers.engines.scs import SCS
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
@@ -15,7 +15,7 @@ from convexlayers.program import ParametrizedConeProgram
 
 @dataclass(frozen=True)
 class Auto(Engine):
-    """The engine that suits the program: native for the cones it has, Clarabel for the others."""
+    """The engine that suits the program: native for all of them."""
 
     @property
     def name(self) -> str:
@@ -23,14 +23,11 @@ class Auto(Engine):
 
     def choose(self, program: ParametrizedConeProgram) -> Engine:
         """The engine for a program, with the same settings."""
-        make = Native if supports(program.structure.cones) else Clarabel
-        return make(**{field.name: getattr(self, field.name) for field in fields(self)})
+        return Native(**{field.name: getattr(self, field.name) for field in fields(self)})
 
     def explain(self, program: ParametrizedConeProgram) -> str:
         """What is chosen for a program, and why, in one sentence."""
-        if supports(program.structure.cones):
-            return "native: it has every cone of the program, and solves batches in SIMD lanes."
-        return f"clarabel: the native engine has not all of {program.structure.cones.describe()}."
+        return f"{self.choose(program).name}: it has every cone, and solves batches in SIMD lanes."
 
     def setup(self, program: ParametrizedConeProgram) -> Plan:
         return self.choose(program).setup(program)

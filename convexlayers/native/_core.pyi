@@ -34,6 +34,7 @@ class Plan:
         count: int,
         cotangents: tuple[Address, ...],
         targets: Blocks,
+        constant: Address,
         residual: Address,
         singular: Address,
         largest: float,

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "lanes/kernels.hpp"
+#include "numeric.hpp"
 #include "solver.hpp"
 
 namespace {
@@ -29,6 +30,7 @@ public:
 
     Int below(Int count) { return static_cast<Int>(bits_() % static_cast<std::uint64_t>(count)); }
     Int between(Int first, Int last) { return first + below(last - first + 1); }
+    std::uint64_t bits() { return bits_(); }
     double uniform() { return static_cast<double>(bits_() >> 11) * 0x1p-53; }
     bool chance(double probability) { return uniform() < probability; }
     double normal() {
@@ -143,6 +145,24 @@ double linear_residual(const std::vector<Int>& rows, const std::vector<Int>& col
     return worst / scale;
 }
 
+// ------------------------------------------------------------------------------------- functions, small matrices
+
+Worst worst_of_numeric(std::uint64_t seed) {
+#if defined(CONVEXLAYERS_X86)
+    const std::string name = kernels().name;
+    if (name == "avx512") return avx512::worst_of_numeric(seed);
+    if (name == "avx2") return avx2::worst_of_numeric(seed);
+#endif
+    return baseline::worst_of_numeric(seed);
+}
+
+void check_numeric(std::uint64_t seed) {
+    const Worst worst = worst_of_numeric(seed);
+    require(worst.share <= 1, worst.what, worst.share);
+}
+
+// ------------------------------------------------------------------------------------------ linear systems
+
 void fuzz_linear(Random& random) {
     plan::KktPattern pattern;
     pattern.nodes = random.between(0, random.chance(0.2) ? 200 : 40);
@@ -199,15 +219,24 @@ bool same_bits(const Results& a, const Results& b) {
            a.status == b.status && a.iterations == b.iterations && a.scales == b.scales;
 }
 
+void add_curved_cones(Random& random, plan::ConeSizes& cones) {
+    if (random.chance(0.3))
+        for (Int k = random.between(1, 4); k > 0; --k) cones.second_order.push_back(random.between(1, 9));
+    if (random.chance(0.3))
+        for (Int k = random.between(1, 3); k > 0; --k) cones.semidefinite.push_back(random.between(1, 6));
+    if (random.chance(0.3)) cones.exponential = random.between(1, 4);
+    if (random.chance(0.3))
+        for (Int k = random.between(1, 4); k > 0; --k)
+            cones.power.push_back(random.chance(0.2) ? 0.5 : 0.01 + 0.98 * random.uniform());
+}
+
 plan::Pattern random_pattern(Random& random) {
     plan::Pattern pattern;
     pattern.n = random.between(1, random.chance(0.1) ? 60 : 12);
     pattern.cones.zero = random.chance(0.5) ? random.between(0, std::max(1, pattern.n / 2)) : 0;
     pattern.cones.nonnegative = random.chance(0.7) ? random.between(0, 2 * pattern.n) : 0;
-    if (random.chance(0.5))
-        for (Int k = random.between(1, 4); k > 0; --k) pattern.cones.second_order.push_back(random.between(1, 9));
-    pattern.m = pattern.cones.zero + pattern.cones.nonnegative;
-    for (const Int dim : pattern.cones.second_order) pattern.m += dim;
+    add_curved_cones(random, pattern.cones);
+    pattern.m = pattern.cones.rows();
     const double P_density = random.chance(0.4) ? 0.0 : random.uniform(), A_density = 0.1 + 0.9 * random.uniform();
     pattern.P_indptr = pattern.A_indptr = {0};
     for (Int j = 0; j < pattern.n; ++j) {
@@ -219,6 +248,25 @@ plan::Pattern random_pattern(Random& random) {
         pattern.A_indptr.push_back(pattern.A_entries());
     }
     return pattern;
+}
+
+// Makes the slack at x = 0 a point inside the curved cones.
+void set_inside(double* b, const plan::ConeSizes& cones) {
+    b += cones.zero + cones.nonnegative;
+    for (const Int dim : cones.second_order) {
+        b[0] = 1.0 + dim;
+        b += dim;
+    }
+    for (const Int order : cones.semidefinite)
+        for (Int j = 0; j < order; ++j, b += j) b[j] += 1.0 + order;
+    for (Int k = 0; k < cones.exponential; ++k, b += 3) {
+        b[1] += 0.5;
+        b[2] = b[1] * std::exp(b[0] / b[1]) + 0.5;
+    }
+    for (std::size_t k = 0; k < cones.power.size(); ++k, b += 3) {
+        b[0] += 0.5, b[1] += 0.5;
+        b[2] *= std::min(b[0], b[1]);  // below any of their means, for numbers of size 0.3
+    }
 }
 
 // Mostly convex, mostly feasible; not always.
@@ -235,11 +283,7 @@ Numbers random_constant(Random& random, const plan::Pattern& pattern) {
         double& b = numbers[pattern.b_start() + i];
         b = 0.3 * std::fabs(b);
     }
-    Int row = pattern.cones.zero + pattern.cones.nonnegative;
-    for (const Int dim : pattern.cones.second_order) {
-        numbers[pattern.b_start() + row] = 1.0 + dim;
-        row += dim;
-    }
+    set_inside(numbers.data() + pattern.b_start(), pattern.cones);
     return numbers;
 }
 
@@ -445,6 +489,7 @@ int main(int count, char** arguments) {
     std::vector<std::int64_t> outcomes(7);
     for (current_seed = seed; current_seed < seed + rounds; ++current_seed) {
         Random random(current_seed);
+        check_numeric(random.bits());
         fuzz_linear(random);
         fuzz_plan(random, outcomes);
     }

@@ -169,8 +169,8 @@ double largest_residual(const std::vector<std::int64_t>& elements, const double*
 }
 
 double adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& solution, Address elements, std::int64_t count,
-             const nb::tuple& cotangents, const nb::list& targets, Address residual, Address singular, double largest,
-             int threads) {
+             const nb::tuple& cotangents, const nb::list& targets, Address constant, Address residual, Address singular,
+             double largest, int threads) {
     const auto values = to_values(blocks);
     const auto at = to_solutions(solution);
     const auto cotangent = [&](int i) { return pointer<const double>(nb::cast<Address>(cotangents[i])); };
@@ -179,7 +179,7 @@ double adjoint(const Plan& plan, const nb::list& blocks, const nb::tuple& soluti
         const auto target = nb::cast<nb::tuple>(item);
         out.push_back({pointer<double>(nb::cast<Address>(target[0])), pointer<double>(nb::cast<Address>(target[1]))});
     }
-    const convexlayers::Reports reports{pointer<double>(residual), pointer<bool>(singular), largest};
+    const convexlayers::Reports reports{pointer<double>(residual), pointer<bool>(singular), largest, pointer<bool>(constant)};
     const convexlayers::Cotangents given{cotangent(0), cotangent(1), cotangent(2)};
     const double* const objective = cotangent(3);
     const nb::gil_scoped_release unlocked;

@@ -56,6 +56,7 @@ struct Reports {
     double* residual;
     bool* singular;
     double largest_residual;  // systems with a larger one contribute nothing
+    bool* constant = nullptr;  // whether the adjoint finds no gradient in q, if anybody wants to know
 };
 
 // Elements not yet begun.

@@ -262,7 +262,8 @@ private:
     }
 
     static V* basis(const Plan& plan, const Workspace<W>& w, std::size_t c) {
-        return w.cone_numbers + plan.kkt.basis_start + plan::kBoundaryNumbers * (c - static_cast<std::size_t>(plan.kkt.second_orders));
+        const std::size_t place = c - static_cast<std::size_t>(plan.kkt.second_orders);
+        return w.cone_numbers + plan.kkt.basis_start + plan::kBoundaryNumbers * place;
     }
 
     static SemidefiniteCone<W> semidefinite(const SemidefiniteBlock& cone, const Workspace<W>& w) {

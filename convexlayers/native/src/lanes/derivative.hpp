@@ -36,6 +36,8 @@ inline constexpr double kSingular = 0.999;
 inline constexpr int kNullSpacePower = 2;
 // A residual up to this is that of a solution.
 inline constexpr double kConsistent = 1e-12;
+// A derivative in q below this share of the right-hand side is rounding.
+inline constexpr double kVanishing = 1e-10;
 
 template <int W>
 class Derivative {
@@ -53,6 +55,7 @@ public:
         load_cotangents(cotangents);
         solve();
         report();
+        report_constant();
         contract(out, sums);
     }
 
@@ -379,6 +382,19 @@ private:
             reports_.residual[elements_[lane]] = get<W>(residual_, lane);
             reports_.singular[elements_[lane]] = get_mask<W>(singular_, lane);
         }
+    }
+
+    // Of an adjoint: whether wx is zero up to rounding although the right-hand side is not.
+    void report_constant() {
+        if (reports_.constant == nullptr) return;
+        V moved{}, size{};
+        for (Int j = 0; j < plan_.n(); ++j) {
+            moved = max(abs(w_.dx[j]), moved);
+            size = max(abs(w_.x2[j]), size);
+        }
+        for (Int i = 0; i < plan_.m(); ++i) size = max(abs(w_.z2[i]), size);
+        const M constant = (moved <= kVanishing * size) & (size > 0.0) & negate<W>(unsolved_);
+        for (int lane = 0; lane < count_; ++lane) reports_.constant[elements_[lane]] = get_mask<W>(constant, lane);
     }
 
     // ---------------------------------------------------------------------------------------- results

@@ -277,7 +277,8 @@ struct BoundaryCone {
     }
 
     // 1 / the largest step that stays inside both cones, at least `rate`: halfway to where it leaves, a few times.
-    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate, const M& lanes) {
+    static V exit_rate(double exponent, const V* s, const V* z, const V* ds, const V* dz, const V& rate,
+                       const M& lanes) {
         V step = 1.0 / max(rate, broadcast<W>(1.0));
         const auto inside = [&](const V& a) {
             T p, d;
@@ -318,7 +319,8 @@ struct BoundaryCone {
     }
 
     // H = M (I - M)^-1 at v = s - z, clipped as `curved_spectrum` does.
-    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis, const V& guess, const M& lanes) {
+    static void derivative(double exponent, const V* s, const V* z, H& spectrum, V* basis, const V& guess,
+                           const M& lanes) {
         const T v = {s[0] - z[0], s[1] - z[1], s[2] - z[2]};
         const Pair pair = find_pair(exponent, v, guess, lanes);
         // Orthonormal (s, z, s x z).
@@ -350,8 +352,8 @@ struct BoundaryCone {
             return F::log(select(defined, height_s, one)) - F::log(select(defined, height_z, one));
         }
         const V size_s = max(max(abs(s[0]), abs(s[1])), height_s), size_z = max(max(abs(z[0]), abs(z[1])), height_z);
-        const V own = select(size_s < size_z, 1.0 - z[1] / select(z[0] < 0.0, z[0], -one), s[0] / select(s[1] > 0.0, s[1], one));
-        return own;
+        const V from_s = s[0] / select(s[1] > 0.0, s[1], one), from_z = 1.0 - z[1] / select(z[0] < 0.0, z[0], -one);
+        return select(size_s < size_z, from_z, from_s);
     }
 
 private:
@@ -359,16 +361,14 @@ private:
     struct Pair {
         M inside, outside, flat;     // v in K, in -K*, where the projection keeps to the axes; in this order
         T s{}, s_ray{}, z_ray{};     // elsewhere: s, and directions of s and z
-        V scale_s{}, scale_z{}, r{};
+        V scale_s{}, scale_z{}, r{};  // of the exponential cone
+        V bend{};                     // k h of a power cone
         T flat_point{}, flat_plus{}, flat_minus{};
         V flat_mu{};
 
         // k h of convexlayers/cones/boundary.py: the third eigenvalue is 1 / (1 + k h).
         V curvature(double exponent, const T& w) const {
-            if (exponent > 0) {
-                const V d = w[0] / s[0] - w[1] / s[1];
-                return scale_z * exponent * (1.0 - exponent) * scale_s * d * d;
-            }
+            if (exponent > 0) return bend;
             const V d = w[0] - r * w[1], kh = scale_z * d * d;
             return select(kh > 0.0, kh / scale_s, kh);
         }
@@ -416,7 +416,7 @@ private:
             a[k] = fnma(s, b[k], c * old);
             b[k] = fma(s, old, c * b[k]);
         }
-        return squared > Dense<W>::kNearlyParallel * sizes;
+        return needed & (squared > Dense<W>::kNearlyParallel * sizes);
     }
 
     // Puts the larger of two first.
@@ -477,7 +477,7 @@ private:
     }
 
     // The root of the third equation, a exp(r) - c exp(-r) = v_2, whose left side increases between lower and upper:
-    // Newton's method, and bisection where a step would leave the bracket.
+    // Newton's method, and bisection where a step would leave the bracket or is not half as long as the one before.
     static V exponential_root(const T& v, V lower, V upper, const V& guess) {
         V r = select((guess > lower) & (guess < upper), guess, 0.5 * (lower + upper));
         V last = upper - lower;
@@ -494,12 +494,14 @@ private:
             const V slope = fma(a + da, up, (c - dc) * down);
             lower = select(value < 0.0, r, lower);
             upper = select(value < 0.0, upper, r);
-            const V newton = r - value / slope;
-            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper);
-            const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
+            const V newton = r - value / slope, newton_length = abs(newton - r);
             const V rounding = kRootRounding * max(abs(r), broadcast<W>(1.0));
-            const M still = (length < 1e6 * rounding) & (length >= 0.5 * last);
-            const M finished = done | still | negate<W>(length > rounding);
+            // Near the root rounding keeps steps from shrinking; far from it an exponential does, which falls by one step
+            // of length one at a time.
+            const M slow = newton_length >= 0.5 * last, still = slow & (newton_length < 1e6 * rounding);
+            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper) & (still | negate<W>(slow));
+            const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
+            const M finished = done | (inside & still) | negate<W>(length > rounding);
             r = select(done, r, next);
             last = length;
             done = finished;
@@ -586,11 +588,15 @@ private:
         const M solved = lanes & negate<W>(out.inside | out.outside | out.flat);
         const V limit = select(solved, broadcast<W>(kLogitLimit), zero);
         point(F::increasing_root(point, -limit, limit, guess));
-        const V px = size * F::exp(log_x), py = size * F::exp(log_y), r = size * F::exp(log_r);
         const V sign = select(v[2] < 0.0, broadcast<W>(-1.0), one);
-        out.s = out.s_ray = {px, py, sign * r};
-        out.z_ray = {a * r / px, b * r / py, -sign};
-        out.scale_s = r, out.scale_z = size * F::exp(log_rest);
+        out.s = {size * F::exp(log_x), size * F::exp(log_y), sign * (size * F::exp(log_r))};
+        // In units of the larger of x_r and y_r, and the gradient times x_r y_r / r, nothing of them is lost.
+        const V unit_log = max(log_x, log_y);
+        const V ray_x = F::exp(log_x - unit_log), ray_y = F::exp(log_y - unit_log);
+        out.s_ray = {ray_x, ray_y, sign * F::exp(log_r - unit_log)};
+        out.z_ray = {a * ray_y, b * ray_x, -sign * F::exp(log_x - unit_log + log_y - log_r)};
+        const V sizes = dot<W>(out.s_ray, out.s_ray) / dot<W>(out.z_ray, out.z_ray);
+        out.bend = a * b * F::exp(log_rest - log_r) * sizes;
         return out;
     }
 

@@ -70,14 +70,7 @@ public:
 
     void rotate_back(const V* in, V* out) {
         unpack(in, a_);
-        // U'Y, then (U'Y) U by the columns of U.
-        product_with_transpose(own_.U, a_, c_);
-        for (Int i = 0; i < p_; ++i)
-            for (Int j = 0; j <= i; ++j) {
-                V sum{};
-                for (Int k = 0; k < p_; ++k) sum = fma(c_[i * p_ + k], own_.U[k * p_ + j], sum);
-                b_[i * p_ + j] = b_[j * p_ + i] = sum;
-            }
+        transposed_congruence(own_.U, a_, b_);
         pack(b_, out);
     }
 
@@ -174,13 +167,19 @@ private:
             for (Int i = 0; i <= j; ++i, ++k) y[k] = i == j ? Y[j * p_ + i] : kRootTwo * Y[j * p_ + i];
     }
 
-    // out = T'Y.
-    void product_with_transpose(const V* T, const V* Y, V* out) const {
+    // out = T'Y T for symmetric Y; out and Y may be the same.
+    void transposed_congruence(const V* T, const V* Y, V* out) {
         for (Int i = 0; i < p_; ++i)
             for (Int j = 0; j < p_; ++j) {
                 V sum{};
                 for (Int k = 0; k < p_; ++k) sum = fma(T[k * p_ + i], Y[k * p_ + j], sum);
-                out[i * p_ + j] = sum;
+                c_[i * p_ + j] = sum;
+            }
+        for (Int i = 0; i < p_; ++i)
+            for (Int j = 0; j <= i; ++j) {
+                V sum{};
+                for (Int k = 0; k < p_; ++k) sum = fma(c_[i * p_ + k], T[k * p_ + j], sum);
+                out[i * p_ + j] = out[j * p_ + i] = sum;
             }
     }
 
@@ -209,13 +208,7 @@ private:
     // R'Z R.
     void scaled_dual(const V* z, V* out) {
         unpack(z, out);
-        product_with_transpose(own_.R, out, c_);
-        for (Int i = 0; i < p_; ++i)
-            for (Int j = 0; j <= i; ++j) {
-                V sum{};
-                for (Int k = 0; k < p_; ++k) sum = fma(c_[i * p_ + k], own_.R[k * p_ + j], sum);
-                out[i * p_ + j] = out[j * p_ + i] = sum;
-            }
+        transposed_congruence(own_.R, out, out);
     }
 
     void scale_interior(const V* s, const V* z, V* h) {
