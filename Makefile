@@ -20,10 +20,11 @@ STAMPS := $(VENV)/.stamps
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NATIVE := CMakeLists.txt $(shell find convexlayers/native -name '*.cpp' -o -name '*.hpp')
 
-.PHONY: help test lint format demo bench docs build sanitize fuzz clean distclean FORCE
+.PHONY: help test trust lint format demo bench docs build sanitize fuzz clean distclean FORCE
 
 help:
 	@echo "make test      lint, types and tests"
+	@echo "make trust     the tests of the promises, and their page docs/trust.md"
 	@echo "make lint      ruff and pyright"
 	@echo "make format    rewrite the Python files in ruff's format"
 	@echo "make demo      run $(DEMO)"
@@ -37,6 +38,9 @@ help:
 # One thread per process: xdist already keeps the cores busy, and threads of BLAS only get in each other's way.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS)
+
+trust: $(STAMPS)/installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(JOBS) tests/trust --trust-table docs/trust.md
 
 lint: $(STAMPS)/installed-dev
 	$(BIN)/ruff check .

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from convexlayers.batching import Batch
 from convexlayers.derivatives import Cotangents
@@ -115,26 +116,17 @@ class SolveFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        if torch.is_grad_enabled():  # create_graph=True: the backward pass is itself to be differentiated
+        # create_graph=True, or tangents on their way through: the backward pass is itself to be differentiated.
+        if torch.is_grad_enabled() or in_forward_mode():
             return None, *AdjointFunction.apply(ctx.call, wanted, len(values), *values, *grads)
         return None, *pull_back(ctx.call, wanted, values, grads)
 
     @staticmethod
     def jvp(ctx: Any, *dvalues: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        call: Call = ctx.call
-        solution, program, batch = call.solved, call.plan.program, call.batch
-        tangents = call.plan.tangent(call.theta, solution, call.rows(dvalues[1:]))
-        warn_of_residual(solution.report)
-        parts = {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}
-        out = []
-        for info in program.outputs:
-            tangent = info.map.apply(parts[info.source])
-            if info.exponential:
-                tangent = tangent * info.map.apply(getattr(solution, info.source)).exp()
-            out.append(batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
-        if call.with_objective:
-            out.append(batch.restore(program.objective_slope(solution.objective) * tangents.objective))
-        return tuple(out)
+        values = ctx.saved_tensors
+        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*values, *dvalues[1:])):
+            return TangentFunction.apply(ctx.call, len(values), *values, *dvalues[1:])
+        return push_forward(ctx.call, dvalues[1:])
 
 
 def apply(call: Call, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -153,6 +145,28 @@ def pull_back(
     warn_of_residual(solution.report)
     pairs = zip(found, values, strict=True)
     return tuple([None if grad is None else _like(grad, value) for grad, value in pairs])
+
+
+def push_forward(call: Call, dvalues: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """Tangents of the outputs, in their shapes, dtypes and devices, from those of the values."""
+    solution, program, batch = call.solved, call.plan.program, call.batch
+    tangents = call.plan.tangent(call.theta, solution, call.rows(dvalues))
+    warn_of_residual(solution.report)
+    parts = {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}
+    out = []
+    for info in program.outputs:
+        tangent = info.map.apply(parts[info.source])
+        if info.exponential:
+            tangent = tangent * info.map.apply(getattr(solution, info.source)).exp()
+        out.append(batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
+    if call.with_objective:
+        out.append(batch.restore(program.objective_slope(solution.objective) * tangents.objective))
+    return tuple(out)
+
+
+def in_forward_mode() -> bool:
+    """Whether the caller is inside a level of torch's forward-mode differentiation."""
+    return forward_ad._current_level >= 0
 
 
 def _like(grad: Tensor, value: Tensor) -> Tensor:
@@ -178,10 +192,35 @@ class AdjointFunction(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        raise SecondDerivativeError(
-            "The derivative of a solution was differentiated again; second derivatives are not implemented. "
-            "Call backward without create_graph=True, or detach the gradient."
-        )
+        raise second_derivative()
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raise second_derivative()
+
+
+class TangentFunction(torch.autograd.Function):
+    """The tangents as a Function of their own, for the same reason."""
+
+    @staticmethod
+    def forward(call: Call, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
+        return push_forward(call, tensors[count:])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raise second_derivative()
+
+
+def second_derivative() -> SecondDerivativeError:
+    """The error, with the remedies."""
+    return SecondDerivativeError(
+        "The derivative of a solution was differentiated again; second derivatives are not implemented. "
+        "Call backward without create_graph=True, or detach the gradient."
+    )
 
 
 def warn_of_residual(report: DerivativeReport) -> None:

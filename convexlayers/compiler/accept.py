@@ -1,5 +1,6 @@
 """What is refused before any work is done, and the sentences that say why."""
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +10,24 @@ from cvxpy.atoms.elementwise.power import Power
 from convexlayers.compiler.dpp import is_dpp
 from convexlayers.compiler.explain import explain_not_convex, explain_not_dpp
 from convexlayers.errors import ArgumentError, NotDCPError, NotDPPError, UnsupportedProblemError
+
+# Before, CVXPY loses the quadratic part of an objective in a symmetric variable: it solves another problem.
+LOWEST_CVXPY = (1, 9, 3)
+
+
+def check_version() -> None:
+    """The installed CVXPY must be one whose reformulations are right.
+
+    Raises:
+        UnsupportedProblemError: it is too old.
+    """
+    version: str = cp.__version__  # pyright: ignore[reportPrivateImportUsage]
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < LOWEST_CVXPY:
+        lowest = ".".join(map(str, LOWEST_CVXPY))
+        raise UnsupportedProblemError(
+            f"CVXPY {version} is installed, and loses quadratic terms of symmetric variables. "
+            f"Use CVXPY {lowest} or later: pip install 'cvxpy>={lowest}'."
+        )
 
 
 def as_list(name: str, items: Iterable[Any]) -> list[Any]:

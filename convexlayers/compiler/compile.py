@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import cvxpy as cp
 
-from convexlayers.compiler.accept import as_list, check_arguments, check_problem
+from convexlayers.compiler.accept import as_list, check_arguments, check_problem, check_version
 from convexlayers.compiler.canonicalize import canonicalize
 from convexlayers.compiler.parameters import describe_parameters, parameter_blocks
 from convexlayers.compiler.recover import describe_outputs
@@ -48,6 +48,7 @@ def compile_problem(
         'zero 2, nonnegative 2'
     """
     start = time.perf_counter()
+    check_version()
     parameters, variables = as_list("parameters", parameters), as_list("variables", variables)
     check_arguments(problem, parameters, variables)
     check_problem(problem, gp)

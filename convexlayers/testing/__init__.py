@@ -1,8 +1,9 @@
-"""Public checks for authors of engines and derivatives, and random programs whose solution is known by construction."""
+"""Public checks for authors of engines, derivatives and layers; random programs whose solutions are known."""
 
 from convexlayers.testing.checks import check_engine, check_solution, check_statuses
 from convexlayers.testing.derivative_checks import Figure, check_derivative
 from convexlayers.testing.hard_problems import HardQP, hard_qps, random_qp
+from convexlayers.testing.layer_checks import check_layer
 from convexlayers.testing.pairs import Sampler, complementary_pair
 from convexlayers.testing.problems import (
     InfeasibleProgram,
@@ -27,6 +28,7 @@ __all__ = [
     "UnboundedProgram",
     "check_derivative",
     "check_engine",
+    "check_layer",
     "check_solution",
     "check_statuses",
     "complementary_pair",

@@ -10,6 +10,7 @@ import torch
 
 import convexlayers as cl
 from convexlayers import Status
+from trust.measured import record
 
 # Two solves of the same element may differ by rounding in batched kernels, and by nothing else.
 SAME = 1e-12
@@ -245,5 +246,10 @@ def solve_and_differentiate(layer, values, weights=None):
 
 
 def assert_same(actual, expected, tolerance=SAME):
-    """Equal up to rounding; NaN equals NaN."""
+    """Equal up to rounding; NaN equals NaN. What is measured goes into the table."""
+    pairs = zip(actual, expected, strict=True) if isinstance(actual, (list, tuple)) else [(actual, expected)]
+    for pair in pairs:
+        found, wanted = (torch.as_tensor(value).detach().double() for value in pair)
+        error = ((found - wanted).abs() / (1 + wanted.abs())).nan_to_num(0.0)
+        record(error.amax() if error.numel() else 0.0, "difference")
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance, equal_nan=True)
