@@ -477,7 +477,8 @@ private:
     }
 
     // The root of the third equation, a exp(r) - c exp(-r) = v_2, whose left side increases between lower and upper:
-    // Newton's method, and bisection where a step would leave the bracket.
+    // Newton's method, and bisection where a step would leave the bracket or is not half of the last one: far out, where
+    // the exponential is what counts, Newton's steps have length one.
     static V exponential_root(const T& v, V lower, V upper, const V& guess) {
         V r = select((guess > lower) & (guess < upper), guess, 0.5 * (lower + upper));
         V last = upper - lower;
@@ -495,9 +496,9 @@ private:
             lower = select(value < 0.0, r, lower);
             upper = select(value < 0.0, upper, r);
             const V newton = r - value / slope;
-            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper);
+            const V rounding = kRootRounding * max(abs(r), broadcast<W>(1.0)), reach = max(0.5 * last, 1e6 * rounding);
+            const M inside = (slope > 0.0) & (newton >= lower) & (newton <= upper) & (abs(newton - r) <= reach);
             const V next = select(inside, newton, 0.5 * (lower + upper)), length = abs(next - r);
-            const V rounding = kRootRounding * max(abs(r), broadcast<W>(1.0));
             const M still = (length < 1e6 * rounding) & (length >= 0.5 * last);
             const M finished = done | still | negate<W>(length > rounding);
             r = select(done, r, next);
