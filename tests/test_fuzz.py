@@ -24,9 +24,12 @@ from hypothesis import strategies as st
 
 import convexlayers as cl
 from convexlayers import Status
+from convexlayers.cones import Cones
+from convexlayers.engines import Native
 from convexlayers.errors import ConvexLayersError, DerivativeWarning
 from convexlayers.scaling import find_scaling
 from convexlayers.solution import TOLERANCE_FACTOR, measure
+from convexlayers.testing import Numbers
 
 ASKED = os.environ.get("CONVEXLAYERS_FUZZ_EXAMPLES")
 EXAMPLES = int(ASKED or 0)
@@ -332,6 +335,20 @@ def test_bounds_beyond_all_others(huge):
     solution = layer.solve(torch.tensor([0.5, huge], dtype=torch.float64))
     if solution.solved:
         assert torch.allclose(solution.values[0], torch.tensor([0.5, 1.0], dtype=torch.float64))
+
+
+def test_projections_far_along_the_exponential_cone():
+    """minimize 1/2 |x - v|^2 for x in K: the native engine beside the library's own projection."""
+    cones, count = Cones(exponential=1), 2000
+    v = torch.randn(count, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    v = v * torch.tensor([2.0, 6.0, 2.0], dtype=torch.float64)
+    eye = torch.eye(3, dtype=torch.float64).expand(count, 3, 3)
+    numbers = Numbers(cones, eye, -v, -eye, torch.zeros_like(v))
+    solution = Native(tolerance=TOLERANCE).setup(numbers.program).solve(numbers.theta)
+    point = solution.x[solution.solved], solution.s[solution.solved], solution.z[solution.solved]
+    residual = measure(solution.program.select(solution.solved.nonzero().squeeze(-1)), *point).largest
+    assert residual.amax() <= TOLERANCE_FACTOR * TOLERANCE
+    assert (point[0] - cones.project(v[solution.solved])).abs().amax() <= 1e-6
 
 
 def test_an_overflow_is_a_status():
