@@ -21,9 +21,8 @@ def semidefinite(batch, n, rank, seed):
     return factor @ factor.mT
 
 
-def plainly_definite(values, attribute="PSD"):
-    info = ParameterInfo(0, "P", tuple(values.shape[1:]), (attribute,))
-    return validation._is_plainly_definite(info, values, 1e-9)
+def plainly_definite(values, sign=1.0):
+    return validation._is_plainly_definite(values, sign, 1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 17, 40, 101])
@@ -32,7 +31,7 @@ def test_definite_and_semidefinite_matrices_pass(n, scale):
     for rank in {n, max(1, n // 2), 1}:
         values = scale * semidefinite(11, n, rank, seed=n)
         assert plainly_definite(values)
-        assert plainly_definite(-values, "NSD")
+        assert plainly_definite(-values, -1.0)
     assert plainly_definite(torch.zeros(3, n, n, dtype=FLOAT64))
 
 

@@ -31,6 +31,7 @@ ROWS = {
     2: Row("A failed element raises, or is NaN with zero gradient, as you choose; never a number."),
     3: Row("Status, iterations, residuals, gap and objective are there for every element."),
     4: Row("Infeasible, unbounded and interrupted elements are named as what they are."),
+    5: Row("Elements without a feasible point can be replaced by the closest problem that has one, and say so."),
     6: Row("Gradients are right at condition 1e8.", exact=True),
     7: Row("Gradients are linear in the upstream gradient, from 1e-300 to 1e300.", exact=True),
     8: Row("The units of data, rows and objective do not matter."),
