@@ -58,6 +58,8 @@ inline constexpr double kPolishCurved = 1e-5;
 inline constexpr double kPolishFactor = 1e-2;
 inline constexpr int kMostPolishSteps = 3;
 inline constexpr int kLastPolishSteps = 6;
+// Bounds this many times the typical size, after scaling, are out of proportion to the others.
+inline constexpr double kOutOfProportion = 1e10;
 // What polishing has to reach, relative.
 inline constexpr double kPolished = 1e-12;
 // A point whose residuals, in scaled numbers, are below this gets no second step.
@@ -456,17 +458,22 @@ private:
             qx = fma(w_.x[j], q(j), qx);
         }
         V certified{};
+        const V none{};
         for (Int i = 0; i < m; ++i) {
             const V scale = sigma_ / w_.E[i], right = b(i) * tau_;
             const V sum = w_.Ax[i] + w_.s[i];
             w_.rz[i] = sum - right;
             goal = max(abs(w_.rz[i]), goal);
             certified = max(abs(sum) * scale, certified);
-            primal = max(abs(w_.rz[i]) * scale, primal);
-            Ax = max(abs(w_.Ax[i]) * scale, Ax);
-            s_size = max(abs(w_.s[i]) * scale, s_size);
+            // A bound out of proportion is measured beside itself, and nothing else is measured beside it.
+            const M far = (scale > kOutOfProportion * floor_primal_) & (abs(b(i)) > 0.25 * kFar);
+            const V weight = select(far, floor_primal_ / abs(b(i)), scale);
+            const V share = select(far, none, scale);
+            primal = max(abs(w_.rz[i]) * weight, primal);
+            Ax = max(abs(w_.Ax[i]) * share, Ax);
+            s_size = max(abs(w_.s[i]) * share, s_size);
             z_size = max(abs(w_.z[i]) * w_.E[i], z_size);
-            b_size = max(abs(right) * scale, b_size);
+            b_size = max(abs(right) * share, b_size);
             bz = fma(w_.z[i], b(i), bz);
         }
         const V inverse = 1.0 / tau_, unit = sigma_ * zeta_;

@@ -20,6 +20,8 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr int kEquilibrationSteps = 5;
 // Right-hand sides this many times the typical one are out of proportion.
 inline constexpr double kFar = 1024.0;
+// As in convexlayers/functional.py.
+inline constexpr double kNoBound = 1e20;
 
 // Units in which an element's numbers have size one, as convexlayers/scaling.py has them, from geometric means.
 struct Units {
@@ -124,7 +126,9 @@ struct Numbers {
         add(out.P, w.numbers, 0, p.q_start());
         add(out.q, w.numbers, p.q_start(), p.A_start());
         add(out.A, w.numbers, p.A_start(), p.b_start());
-        add(out.b, w.numbers, p.b_start(), p.offset_start());
+        // What stands for no bound says nothing about the size of the others.
+        for (Int i = p.b_start(); i < p.offset_start(); ++i)
+            out.b.add(select(abs(w.numbers[i]) < kNoBound, w.numbers[i], V{}));
         return out;
     }
 
