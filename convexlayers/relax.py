@@ -45,7 +45,7 @@ from convexlayers.cones import Cones
 from convexlayers.engines import Engine
 from convexlayers.errors import ArgumentError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
-from convexlayers.solution import SMALLEST_TOLERANCE, TOLERANCE_FACTOR, Residuals, Solution
+from convexlayers.solution import SMALLEST_TOLERANCE, TOLERANCE_FACTOR, Residuals, Solution, put
 from convexlayers.status import Status
 
 CLOSEST_FEASIBLE = "closest_feasible"
@@ -100,25 +100,14 @@ class Relaxed:
 
     def merge(self, solution: Solution, indices: Tensor) -> Solution:
         """The solution of the whole batch with these elements in their places."""
-
-        def put(old: Tensor, new: Tensor) -> Tensor:
-            return old.index_copy(0, indices, new.detach().to(old))
-
         names = ("x", "s", "z", "objective", "status", "iterations")
-        parts = {name: put(getattr(solution, name), getattr(self, name)) for name in names}
-        residuals = Residuals(
-            *(put(getattr(solution.residuals, name), getattr(self.residuals, name)) for name in NAMES)
-        )
+        merged = solution.put(indices, self.residuals, **{name: getattr(self, name) for name in names})
         solved = self.status == int(Status.SOLVED)
-        return Solution(
-            program=solution.program, **parts, residuals=residuals, report=solution.report,
-            engine_state=solution.engine_state, rescued=solution.rescued,
-            relaxed=put(torch.zeros_like(solution.solved), solved),
-            violation=put(torch.zeros_like(solution.objective), self.violation),
-        )  # fmt: skip
-
-
-NAMES = ("primal", "dual", "gap")
+        return replace(
+            merged,
+            relaxed=put(torch.zeros_like(solution.solved), indices, solved),
+            violation=put(torch.zeros_like(solution.objective), indices, self.violation),
+        )
 
 
 @dataclass(frozen=True)
@@ -180,7 +169,7 @@ def closest_feasible(engine: Engine, program: ParametrizedConeProgram, theta: Se
     x, s, z = (torch.zeros_like(part) for part in (numbers.q, b, b))
     # A failed first stage is all there is to say of an element.
     status, iterations = first.status.clone(), first.iterations.clone()
-    residuals = {name: getattr(first.residuals, name).clone() for name in NAMES}
+    residuals = first.residuals
     reduced = [
         (i, _reduce(_face(program.structure.cones, first.s[i], shift[i].detach()), A[i], b[i], shift[i]))
         for i in first.solved.nonzero().squeeze(-1).tolist()
@@ -191,9 +180,8 @@ def closest_feasible(engine: Engine, program: ParametrizedConeProgram, theta: Se
         point, second = _solve_in_faces(engine, cones, None if P is None else P[i], numbers.q[i], members)
         x, s, z = (old.index_copy(0, i, new) for old, new in zip((x, s, z), point, strict=True))
         status[i], iterations[i] = second.status, iterations[i] + second.iterations
-        for name in NAMES:
-            residuals[name][i] = getattr(second.residuals, name)
-    return _judge(engine, numbers, A, (x, s, z), status, iterations, Residuals(**residuals))
+        residuals = residuals.put(i, second.residuals)
+    return _judge(engine, numbers, A, (x, s, z), status, iterations, residuals)
 
 
 def _least_shift(engine: Engine, cones: Cones, A: Tensor, b: Tensor) -> tuple[Solution, Tensor]:

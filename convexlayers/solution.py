@@ -1,6 +1,6 @@
 """A solved batch, and how far it is from being one: residuals and gap are measured here, not believed."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -38,6 +38,20 @@ class Residuals:
         """The largest of the three; NaN counts as infinite."""
         worst = torch.maximum(torch.maximum(self.primal, self.dual), self.gap)
         return torch.nan_to_num(worst, nan=float("inf"))
+
+    def put(self, indices: Tensor, new: "Residuals") -> "Residuals":
+        """These with those of other measurements at some elements."""
+        pairs = ((self.primal, new.primal), (self.dual, new.dual), (self.gap, new.gap))
+        return Residuals(*(put(old, indices, part) for old, part in pairs))
+
+    def to(self, device: torch.device) -> "Residuals":
+        """On a device."""
+        return Residuals(self.primal.to(device), self.dual.to(device), self.gap.to(device))
+
+
+def put(old: Tensor, indices: Tensor, new: Tensor) -> Tensor:
+    """`old` with other rows at some elements, detached, in its own dtype and on its own device."""
+    return old.index_copy(0, indices, new.detach().to(old))
 
 
 def _norm(v: Tensor) -> Tensor:
@@ -182,6 +196,16 @@ class Solution:
     def all_solved(self) -> bool:
         """Whether every element is."""
         return not bool(self.status.any())
+
+    def plain(self) -> "Solution":
+        """The same as a value that `replace` can work on."""
+        return self
+
+    def put(self, indices: Tensor, residuals: Residuals, **parts: Tensor) -> "Solution":
+        """The solution with other rows of the named fields at some elements."""
+        plain = self.plain()
+        written = {name: put(getattr(plain, name), indices, new) for name, new in parts.items()}
+        return replace(plain, residuals=plain.residuals.put(indices, residuals), **written)  # type: ignore[arg-type]
 
 
 def judge(

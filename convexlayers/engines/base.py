@@ -11,7 +11,7 @@ Plans are immutable and may be shared by threads; what a solve remembers for its
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from convexlayers.derivatives import Context, Cotangents, Derivative, Exact, Tan
 from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
-from convexlayers.solution import DerivativeReport, Residuals, Solution, measure
+from convexlayers.solution import DerivativeReport, Solution, measure
 from convexlayers.status import Status
 
 Block = TypeVar("Block", Tensor, Tensor | None)
@@ -67,28 +67,10 @@ class Plan(ABC):
         indices = solution.solved.nonzero().squeeze(-1)
         elements = select_solved(solution, indices)
         point, reached = self.derivative.move(*elements.point, self._context(elements))
-        measured = measure(elements.program, *point)
-
-        def write(old: Tensor, new: Tensor) -> Tensor:
-            return old.index_copy(0, indices, new)
-
-        before = (solution.x, solution.s, solution.z)
-        x, s, z = (write(*pair) for pair in zip(before, elements.scaling.restore_point(*point), strict=True))
+        x, s, z = elements.scaling.restore_point(*point)
         status = torch.where(reached, int(Status.SOLVED), int(Status.INACCURATE))
-        names = ("primal", "dual", "gap")
-        residuals = {name: write(getattr(solution.residuals, name), getattr(measured, name)) for name in names}
-        return Solution(
-            program=solution.program,
-            x=x,
-            s=s,
-            z=z,
-            status=write(solution.status, status),
-            iterations=solution.iterations,
-            objective=solution.program.objective(x),
-            residuals=Residuals(**residuals),
-            engine_state=solution.engine_state,
-            rescued=solution.rescued,
-        )
+        moved = solution.put(indices, measure(elements.program, *point), x=x, s=s, z=z, status=status)
+        return replace(moved, objective=solution.program.objective(moved.x), report=DerivativeReport())
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]

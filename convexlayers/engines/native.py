@@ -125,10 +125,9 @@ class NativeSolution(Solution):
         return Residuals(*self.__dict__["measures"][:3].unbind(0))
 
     def plain(self) -> Solution:
-        """The same as a value that `replace` can work on."""
         return Solution(
             program=self.program, x=self.x, s=self.s, z=self.z, status=self.status, iterations=self.iterations,
-            objective=self.objective, residuals=self.residuals, engine_state=self.engine_state,
+            objective=self.objective, residuals=self.residuals, report=self.report, engine_state=self.engine_state,
         )  # fmt: skip
 
 
@@ -266,18 +265,10 @@ class NativePlan(Plan):
             return solution
         engine = Clarabel(self.engine.tolerance, self.engine.max_iterations, self.engine.threads)
         found = engine.setup(self.program).solve(select_rows(theta, indices, len(stalled)))
-
-        def merge(old: Tensor, new: Tensor) -> Tensor:
-            return old.index_copy(0, indices, new.to(old.dtype).cpu())
-
         names = ("x", "s", "z", "status", "iterations", "objective")
-        parts = {name: merge(getattr(solution, name), getattr(found, name)) for name in names}
-        residuals = {
-            name: merge(getattr(solution.residuals, name), getattr(found.residuals, name))
-            for name in ("primal", "dual", "gap")
-        }
+        merged = solution.put(indices, found.residuals, **{name: getattr(found, name) for name in names})
         state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
-        return replace(solution, **parts, residuals=Residuals(**residuals), engine_state=state, rescued=stalled)
+        return replace(merged, engine_state=state, rescued=stalled)
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]
@@ -341,13 +332,11 @@ class NativePlan(Plan):
 
 
 def _to_device(solution: Solution, device: torch.device) -> Solution:
-    solution = solution.plain() if isinstance(solution, NativeSolution) else solution
+    solution = solution.plain()
     names = ("x", "s", "z", "status", "iterations", "objective")
-    residuals = solution.residuals
-    moved = Residuals(residuals.primal.to(device), residuals.dual.to(device), residuals.gap.to(device))
     rescued = None if solution.rescued is None else solution.rescued.to(device)
     parts = {name: getattr(solution, name).to(device) for name in names}
-    return replace(solution, **parts, residuals=moved, rescued=rescued)
+    return replace(solution, **parts, residuals=solution.residuals.to(device), rescued=rescued)
 
 
 @dataclass(frozen=True)
