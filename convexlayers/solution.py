@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -152,6 +153,8 @@ class DerivativeReport:
     locally_constant: Tensor | None = None
     # Set by who knows that no residual is worth looking at.
     all_accurate: bool = False
+
+    PER_ELEMENT: ClassVar = ("residual", "rank_deficient", "locally_constant")
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,12 +30,11 @@ Optimal value (envelope theorem, defined even where the solution is not unique):
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from convexlayers.derivatives import implicit
 from convexlayers.derivatives.base import NO_CONTEXT, Context, Cotangents, Derivative, Tangents
-from convexlayers.derivatives.implicit import adjoint_at, join_reports, lagrangian_gradient, tangent_at
-from convexlayers.derivatives.kkt import chunks
+from convexlayers.derivatives.implicit import lagrangian_gradient
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
 
@@ -61,14 +60,13 @@ class Exact(Derivative):
         cotangents: Cotangents,
         context: Context = NO_CONTEXT,
     ) -> tuple[Tensor, DerivativeReport]:
-        parts = []
-        for i in chunks(program):
-            part, spectrum = program.select(i), program.structure.cones.spectrum(s[i] - z[i])
-            parts.append(adjoint_at(part, x[i], z[i], spectrum, cotangents.select(i), self.refinement_steps))
-        grad = torch.cat([grad for grad, _ in parts])
+        cones = program.structure.cones
+        grad, report = implicit.adjoint(
+            program, x, z, lambda i: cones.spectrum(s[i] - z[i]), cotangents, self.refinement_steps
+        )
         if cotangents.objective is not None:
             grad = grad + cotangents.objective.unsqueeze(-1) * lagrangian_gradient(program, x, z)
-        return grad, join_reports([report for _, report in parts])
+        return grad, report
 
     def tangent(
         self,
@@ -79,11 +77,10 @@ class Exact(Derivative):
         ddata: Tensor,
         context: Context = NO_CONTEXT,
     ) -> tuple[Tangents, DerivativeReport]:
-        parts = []
-        for i in chunks(program):
-            part, spectrum = program.select(i), program.structure.cones.spectrum(s[i] - z[i])
-            parts.append(tangent_at(part, x[i], z[i], spectrum, ddata[i], self.refinement_steps))
-        dx, ds, dz = (torch.cat([part[k] for part in parts]) for k in range(3))
+        cones = program.structure.cones
+        (dx, ds, dz), report = implicit.tangent(
+            program, x, z, lambda i: cones.spectrum(s[i] - z[i]), ddata, self.refinement_steps
+        )
         d = ConeProgram(program.structure, ddata)
         objective = (x * (0.5 * d.P_times(x) + d.q)).sum(-1) - (z * (d.b - d.A_times(x))).sum(-1) + d.offset
-        return Tangents(dx, ds, dz, objective), join_reports([part[3] for part in parts])
+        return Tangents(dx, ds, dz, objective), report

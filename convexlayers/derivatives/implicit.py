@@ -5,14 +5,14 @@ Proj_K(v) at a solution (exact.py), M = (I + mu D2f(s))^-1 on the central path (
 same.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.base import Cotangents
-from convexlayers.derivatives.kkt import assemble, factor, solve
+from convexlayers.derivatives.kkt import assemble, chunks, factor, solve
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
 
@@ -20,21 +20,47 @@ from convexlayers.solution import DerivativeReport
 VANISHING = 1e-10
 
 
-def adjoint_at(
-    program: ConeProgram, x: Tensor, z: Tensor, spectrum: Spectrum, cotangents: Cotangents, refinement_steps: int
+# The spectrum of M at the elements with these indices.
+SpectrumAt = Callable[[Tensor], Spectrum]
+
+
+def adjoint(
+    program: ConeProgram, x: Tensor, z: Tensor, spectrum_at: SpectrumAt, cotangents: Cotangents, refinement_steps: int
 ) -> tuple[Tensor, DerivativeReport]:
     """Cotangent of program.data from those of x, s and z; that of the objective is left to the caller.
 
     Args:
         program: the numbers, batch B.
         x, z: the point, (B, n), (B, m).
-        spectrum: of M there.
+        spectrum_at: of M there, for a chunk of the batch at a time.
         cotangents: of the point.
         refinement_steps: of the linear system.
 
     Returns:
         (B, structure.size) and the report.
     """
+    parts = [
+        _adjoint_chunk(program.select(i), x[i], z[i], spectrum_at(i), cotangents.select(i), refinement_steps)
+        for i in chunks(program)
+    ]
+    return torch.cat([grad for grad, _ in parts]), join_reports([report for _, report in parts])
+
+
+def tangent(
+    program: ConeProgram, x: Tensor, z: Tensor, spectrum_at: SpectrumAt, ddata: Tensor, refinement_steps: int
+) -> tuple[tuple[Tensor, Tensor, Tensor], DerivativeReport]:
+    """Tangents (dx, ds, dz) for a tangent of program.data, and the report. Arguments as in `adjoint`."""
+    parts = [
+        _tangent_chunk(program.select(i), x[i], z[i], spectrum_at(i), ddata[i], refinement_steps)
+        for i in chunks(program)
+    ]
+    dx, ds, dz = (torch.cat([tangents[k] for tangents, _ in parts]) for k in range(3))
+    return (dx, ds, dz), join_reports([report for _, report in parts])
+
+
+def _adjoint_chunk(
+    program: ConeProgram, x: Tensor, z: Tensor, spectrum: Spectrum, cotangents: Cotangents, refinement_steps: int
+) -> tuple[Tensor, DerivativeReport]:
     n = program.structure.n
     system = assemble(program, spectrum)
     factored = factor(system)
@@ -48,10 +74,9 @@ def adjoint_at(
     return contract(program, x, z, wx, wz + grad_s), report
 
 
-def tangent_at(
+def _tangent_chunk(
     program: ConeProgram, x: Tensor, z: Tensor, spectrum: Spectrum, ddata: Tensor, refinement_steps: int
-) -> tuple[Tensor, Tensor, Tensor, DerivativeReport]:
-    """Tangents dx, ds, dz for a tangent of program.data, and the report. Arguments as in `adjoint_at`."""
+) -> tuple[tuple[Tensor, Tensor, Tensor], DerivativeReport]:
     n = program.structure.n
     d = ConeProgram(program.structure, ddata)
     system = assemble(program, spectrum)
@@ -61,7 +86,7 @@ def tangent_at(
     u, residual = solve(factored, torch.cat([r1, system.from_rows(r2)], dim=-1), refinement_steps)
     dx = u[:, :n]
     report = DerivativeReport(residual=residual, rank_deficient=factored.singular)
-    return dx, r2 - program.A_times(dx), system.to_rows(u[:, n:]), report
+    return (dx, r2 - program.A_times(dx), system.to_rows(u[:, n:])), report
 
 
 def vanishes(wx: Tensor, rhs_x: Tensor, rhs_z: Tensor) -> Tensor:
@@ -105,7 +130,7 @@ def _entries(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor, Tensor, T
 def join_reports(reports: Sequence[DerivativeReport]) -> DerivativeReport:
     """The report of a batch from those of its chunks."""
     joined = DerivativeReport()
-    for name in ("residual", "rank_deficient", "locally_constant"):
+    for name in DerivativeReport.PER_ELEMENT:
         parts = [part for report in reports if (part := getattr(report, name)) is not None]
         if parts:
             setattr(joined, name, torch.cat(parts))

@@ -24,11 +24,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from convexlayers.cones.base import Spectrum
+from convexlayers.derivatives import implicit
 from convexlayers.derivatives.base import NO_CONTEXT, Context, Cotangents, Derivative, Tangents
 from convexlayers.derivatives.central import CentralPoint, central_point
-from convexlayers.derivatives.implicit import adjoint_at, join_reports, lagrangian_gradient, tangent_at
-from convexlayers.derivatives.kkt import chunks
+from convexlayers.derivatives.implicit import lagrangian_gradient
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
@@ -96,14 +95,13 @@ class Smoothed(Derivative):
         grad_x, grad_s, grad_z = cotangents.dense(program)
         if g is not None:
             grad_x = grad_x + g.unsqueeze(-1) * (program.P_times(point.x) + program.q)
-        folded, parts = Cotangents(grad_x, grad_s, grad_z), []
-        for i in chunks(program):
-            part, spectrum = program.select(i), _spectrum(program, point, weight, i)
-            parts.append(adjoint_at(part, point.x[i], point.z[i], spectrum, folded.select(i), self.refinement_steps))
-        grad = torch.cat([grad for grad, _ in parts])
+        grad, report = implicit.adjoint(
+            program, point.x, point.z, _spectrum_at(program, point, weight), Cotangents(grad_x, grad_s, grad_z),
+            self.refinement_steps,
+        )  # fmt: skip
         if g is not None:
             grad = grad + g.unsqueeze(-1) * lagrangian_gradient(program, point.x, torch.zeros_like(point.z))
-        return grad, _report([report for _, report in parts], point)
+        return grad, _report(report, point)
 
     def tangent(
         self,
@@ -116,15 +114,13 @@ class Smoothed(Derivative):
     ) -> tuple[Tangents, DerivativeReport]:
         weight = self._weight(x, context)
         point = central_point(program, x, s, z, weight)
-        parts = []
-        for i in chunks(program):
-            part, spectrum = program.select(i), _spectrum(program, point, weight, i)
-            parts.append(tangent_at(part, point.x[i], point.z[i], spectrum, ddata[i], self.refinement_steps))
-        dx, ds, dz = (torch.cat([part[k] for part in parts]) for k in range(3))
+        (dx, ds, dz), report = implicit.tangent(
+            program, point.x, point.z, _spectrum_at(program, point, weight), ddata, self.refinement_steps
+        )
         d = ConeProgram(program.structure, ddata)
         slope = program.P_times(point.x) + program.q
         objective = (slope * dx).sum(-1) + (point.x * (0.5 * d.P_times(point.x) + d.q)).sum(-1) + d.offset
-        return Tangents(dx, ds, dz, objective), _report([part[3] for part in parts], point)
+        return Tangents(dx, ds, dz, objective), _report(report, point)
 
     def _weight(self, x: Tensor, context: Context) -> Tensor:
         """mu in normalized units, (B,)."""
@@ -132,13 +128,12 @@ class Smoothed(Derivative):
         return mu if context.objective_unit is None else mu / context.objective_unit
 
 
-def _spectrum(program: ConeProgram, point: CentralPoint, weight: Tensor, i: Tensor) -> Spectrum:
-    return program.structure.cones.smooth(point.s[i] - point.z[i], weight[i])[2]
+def _spectrum_at(program: ConeProgram, point: CentralPoint, weight: Tensor) -> implicit.SpectrumAt:
+    return lambda i: program.structure.cones.smooth(point.s[i] - point.z[i], weight[i])[2]
 
 
-def _report(reports: list[DerivativeReport], point: CentralPoint) -> DerivativeReport:
+def _report(report: DerivativeReport, point: CentralPoint) -> DerivativeReport:
     """The report; the residual is infinite where there is no point that the derivative could be of."""
-    report = join_reports(reports)
     assert report.residual is not None
     missing = torch.full_like(point.residual, float("inf"))
     report.residual = torch.where(point.reached, torch.maximum(report.residual, point.residual), missing)

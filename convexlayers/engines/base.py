@@ -186,7 +186,7 @@ def record(solution: Solution, indices: Tensor, report: DerivativeReport) -> Non
     """
     known = solution.report
     unknown = {"residual": torch.full_like(solution.objective, float("nan"))}
-    for name in ("residual", "rank_deficient", "locally_constant"):
+    for name in DerivativeReport.PER_ELEMENT:
         found, before = getattr(report, name), getattr(known, name)
         if found is not None:
             before = unknown.get(name, torch.zeros_like(solution.solved)) if before is None else before

@@ -4,18 +4,7 @@ import warnings
 
 import cvxpy as cp
 import numpy as np
-
-# Clarabel as accurate as it gets: shorter steps and less regularization than its own keep it from stalling at 1e-6.
-ACCURATE = {
-    "tol_gap_abs": 1e-12,
-    "tol_gap_rel": 1e-12,
-    "tol_feas": 1e-12,
-    "max_step_fraction": 0.9,
-    "static_regularization_constant": 1e-13,
-    "iterative_refinement_max_iter": 50,
-    "iterative_refinement_reltol": 1e-15,
-    "iterative_refinement_abstol": 1e-15,
-}
+from cvxpy_reference import ACCURATE
 
 
 def solve_by_cvxpy(problem, values, outputs, gp=False):
