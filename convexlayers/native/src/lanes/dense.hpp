@@ -104,18 +104,20 @@ struct Dense {
         return lower;
     }
 
-    // out = T Y T' for symmetric Y; work: p^2. T is given by its rows.
+    // out = T Y T', or T'Y T, for symmetric Y; out and Y may be the same. work: p^2. T is given by its rows.
+    template <bool kTransposed = false>
     static void congruence(Int p, const V* T, const V* Y, V* out, V* work) {
+        const auto t = [=](Int i, Int k) -> const V& { return kTransposed ? T[k * p + i] : T[i * p + k]; };
         for (Int i = 0; i < p; ++i)
             for (Int j = 0; j < p; ++j) {
                 V sum{};
-                for (Int k = 0; k < p; ++k) sum = fma(T[i * p + k], Y[k * p + j], sum);
+                for (Int k = 0; k < p; ++k) sum = fma(t(i, k), Y[k * p + j], sum);
                 work[i * p + j] = sum;
             }
         for (Int i = 0; i < p; ++i)
             for (Int j = 0; j <= i; ++j) {
                 V sum{};
-                for (Int k = 0; k < p; ++k) sum = fma(work[i * p + k], T[j * p + k], sum);
+                for (Int k = 0; k < p; ++k) sum = fma(work[i * p + k], t(j, k), sum);
                 out[i * p + j] = out[j * p + i] = sum;
             }
     }

@@ -141,13 +141,9 @@ private:
             if (lanes_[lane].phase != Phase::idle) continue;
             const std::int64_t element = queue_.take();
             if (element < 0) break;
-            lanes_[lane] = LaneState{};
-            lanes_[lane].phase = Phase::first;
-            lanes_[lane].element = elements[lane] = element;
-            lanes_[lane].polish_at = linear_ ? kPolishLinear : kPolishCurved;
+            elements[lane] = element;
+            occupy(lane, element, kRegularization);
             set_mask<W>(fresh, lane, true);
-            set_mask<W>(damped_, lane, false);
-            set<W>(w_.eps, lane, kRegularization);
         }
         if (!any(fresh)) return;
         const M finite = Numbers<W>::load(plan_, w_, values_, elements, fresh);
@@ -158,6 +154,16 @@ private:
                 factored_ = false;  // its numbers are not scaled
             }
         if (any(fresh)) begin(fresh);
+    }
+
+    // A lane at the beginning of an element.
+    void occupy(int lane, std::int64_t element, double regularization) {
+        lanes_[lane] = LaneState{};
+        lanes_[lane].phase = Phase::first;
+        lanes_[lane].element = element;
+        lanes_[lane].polish_at = linear_ ? kPolishLinear : kPolishCurved;
+        set_mask<W>(damped_, lane, false);
+        set<W>(w_.eps, lane, regularization);
     }
 
     void begin(const M& fresh) {
@@ -603,13 +609,7 @@ private:
             for (Int i = 0; i < plan_.m(); ++i) w_.s[i] = select(kept, w_.s[i] - w_.z[i], w_.s[i]);
             Cones<W>::project(plan_, w_, w_.s, w_.z, kept);
         }
-        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
-        for (int lane = 0; lane < W; ++lane) {
-            if (!get_mask<W>(moved_, lane)) continue;
-            copy_lane(lane, w_.out_x, w_.Px, plan_.n());
-            copy_lane(lane, w_.out_n, w_.Atz, plan_.n());
-            copy_lane(lane, w_.out_m, w_.Ax, plan_.m());
-        }
+        renew_products(moved_);
         measure();
         for (int lane = 0; lane < W; ++lane) {
             const LaneState& state = lanes_[lane];
@@ -627,11 +627,20 @@ private:
     // it: what looks like a certificate is measured again, with products of its own.
     void recheck(int lane) {
         if (!(std::min(get<W>(infeasible_, lane), get<W>(unbounded_, lane)) <= kCertificate)) return;
-        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
-        copy_lane(lane, w_.out_x, w_.Px, plan_.n());
-        copy_lane(lane, w_.out_n, w_.Atz, plan_.n());
-        copy_lane(lane, w_.out_m, w_.Ax, plan_.m());
+        M only = no_lane<W>();
+        set_mask<W>(only, lane, true);
+        renew_products(only);
         measure();
+    }
+
+    // P x, A'z and A x of the lanes, not from those of the steps.
+    void renew_products(const M& lanes) {
+        Numbers<W>::multiply(plan_, w_, w_.x, w_.z, w_.out_x, w_.out_n, w_.out_m);
+        for (Int j = 0; j < plan_.n(); ++j) {
+            w_.Px[j] = select(lanes, w_.out_x[j], w_.Px[j]);
+            w_.Atz[j] = select(lanes, w_.out_n[j], w_.Atz[j]);
+        }
+        for (Int i = 0; i < plan_.m(); ++i) w_.Ax[i] = select(lanes, w_.out_m[i], w_.Ax[i]);
     }
 
     // An iterate that will not get better is what its residuals say.
@@ -654,14 +663,9 @@ private:
     // The same element once more, from its scaled numbers; its iterations count on.
     void start_heavy(int lane) {
         const LaneState old = lanes_[lane];
-        LaneState& state = lanes_[lane] = LaneState{};
-        state.phase = Phase::first;
-        state.element = old.element;
-        state.iterations = old.iterations;
-        state.polish_at = linear_ ? kPolishLinear : kPolishCurved;
-        state.heavy = true;
-        set_mask<W>(damped_, lane, false);
-        set<W>(w_.eps, lane, kHeavyRegularization);
+        occupy(lane, old.element, kHeavyRegularization);
+        lanes_[lane].iterations = old.iterations;
+        lanes_[lane].heavy = true;
         shared_ = false;
         M only = no_lane<W>();
         set_mask<W>(only, lane, true);

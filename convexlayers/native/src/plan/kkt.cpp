@@ -66,9 +66,9 @@ private:
             for (Int j = 0; j < pattern_.n; ++j) rotate_column(row, dim, j);
             const Int last_column = static_cast<Int>(kkt_.rotated_columns.size());
             kkt_.semidefinite.push_back({row, order, dim, kkt_.cone_numbers, first_column, last_column});
-            // As lanes/cones/semidefinite.hpp has it.
-            kkt_.cone_numbers += 3 * order * order + order;
-            kkt_.cone_work = std::max(kkt_.cone_work, dim + 3 * order * order + 3 * order);
+            kkt_.cone_numbers += semidefinite_numbers(order);
+            // And a vector of the cone's rows, where they are rotated.
+            kkt_.cone_work = std::max(kkt_.cone_work, dim + semidefinite_work(order));
         }
         return dim;
     }

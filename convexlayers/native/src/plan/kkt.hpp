@@ -24,6 +24,10 @@
 
 namespace convexlayers::plan {
 
+// What a semidefinite cone keeps, and the scratch of one call (lanes/cones/semidefinite.hpp).
+constexpr Int semidefinite_numbers(Int order) { return 3 * order * order + order; }
+constexpr Int semidefinite_work(Int order) { return 3 * order * order + 3 * order; }
+
 // What an exponential or power cone keeps: three eigenvectors, and a guess (lanes/cones/boundary.hpp).
 inline constexpr Int kBoundaryNumbers = 10;
 

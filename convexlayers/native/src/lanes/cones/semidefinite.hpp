@@ -21,7 +21,7 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr double kRootTwo = 1.41421356237309504880;
 inline constexpr double kHalfRoot = 0.70710678118654752440;
 
-// What one cone keeps between calls: `plan::SemidefiniteBlock::numbers` vectors.
+// What one cone keeps between calls: plan::semidefinite_numbers vectors.
 template <int W>
 struct SemidefiniteMemory {
     using V = Vec<W>;
@@ -29,7 +29,6 @@ struct SemidefiniteMemory {
 
     SemidefiniteMemory(Int p, V* numbers)
         : U(numbers), R(U + p * p), R_inverse(R + p * p), lambda(R_inverse + p * p) {}
-    static std::int64_t size(std::int64_t p) { return 3 * p * p + p; }
 };
 
 template <int W>
@@ -39,11 +38,9 @@ class SemidefiniteCone {
     using D = Dense<W>;
 
 public:
-    // work: work_size(p) vectors, for one call.
+    // work: plan::semidefinite_work vectors, for one call.
     SemidefiniteCone(Int p, V* numbers, V* work)
         : p_(p), own_(p, numbers), a_(work), b_(a_ + p * p), c_(b_ + p * p), values_(c_ + p * p) {}
-
-    static std::int64_t work_size(std::int64_t p) { return 3 * p * p + 3 * p; }
 
     // ---------------------------------------------------------------------------------------------- H
 
@@ -70,7 +67,7 @@ public:
 
     void rotate_back(const V* in, V* out) {
         unpack(in, a_);
-        transposed_congruence(own_.U, a_, b_);
+        D::template congruence<true>(p_, own_.U, a_, b_, c_);
         pack(b_, out);
     }
 
@@ -167,22 +164,6 @@ private:
             for (Int i = 0; i <= j; ++i, ++k) y[k] = i == j ? Y[j * p_ + i] : kRootTwo * Y[j * p_ + i];
     }
 
-    // out = T'Y T for symmetric Y; out and Y may be the same.
-    void transposed_congruence(const V* T, const V* Y, V* out) {
-        for (Int i = 0; i < p_; ++i)
-            for (Int j = 0; j < p_; ++j) {
-                V sum{};
-                for (Int k = 0; k < p_; ++k) sum = fma(T[k * p_ + i], Y[k * p_ + j], sum);
-                c_[i * p_ + j] = sum;
-            }
-        for (Int i = 0; i < p_; ++i)
-            for (Int j = 0; j <= i; ++j) {
-                V sum{};
-                for (Int k = 0; k < p_; ++k) sum = fma(c_[i * p_ + k], T[k * p_ + j], sum);
-                out[i * p_ + j] = out[j * p_ + i] = sum;
-            }
-    }
-
     // c_ += U E U' for the matrix E of one entry of a svec vector (lower triangle only).
     void add_outer(Int place, const V& value) {
         Int column = 0;
@@ -208,7 +189,7 @@ private:
     // R'Z R.
     void scaled_dual(const V* z, V* out) {
         unpack(z, out);
-        transposed_congruence(own_.R, out, out);
+        D::template congruence<true>(p_, own_.R, out, out, c_);
     }
 
     void scale_interior(const V* s, const V* z, V* h) {
