@@ -18,7 +18,7 @@ from convexlayers.batching import Batch
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines.base import Plan
 from convexlayers.errors import DerivativeWarning, SecondDerivativeError, count_of
-from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.solution import DerivativeReport, Point, Solution
 
 # A derivative whose linear system was solved worse than this is announced.
 RESIDUAL_WORTH_A_WARNING = 1e-6
@@ -41,12 +41,14 @@ class Call:
         plan: who solves.
         batch: how values come and results are given back.
         with_objective: whether the objective is among the outputs, as the last one.
+        start: points to begin at, x (B, n), s (B, m), z (B, m); None for none.
         solution, theta: what came out, and from which blocks (B or 1, k_i); set by the forward pass.
     """
 
     plan: Plan
     batch: Batch
     with_objective: bool = True
+    start: Point | None = None
     solution: Solution | None = None
     theta: tuple[Tensor, ...] = ()
 
@@ -103,7 +105,7 @@ class SolveFunction(torch.autograd.Function):
     @staticmethod
     def forward(call: Call, *values: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
         call.theta = tuple([row for row in call.rows(values) if row is not None])
-        call.solution = call.plan.answer(call.theta)
+        call.solution = call.plan.answer(call.theta, call.start)
         return call.outputs()
 
     @staticmethod
@@ -242,7 +244,7 @@ def warn_of_residual(report: DerivativeReport) -> None:
 
 
 def differentiable_solve(
-    plan: Plan, values: Sequence[Tensor], batch: Batch, with_objective: bool = True
+    plan: Plan, values: Sequence[Tensor], batch: Batch, with_objective: bool = True, start: Point | None = None
 ) -> tuple[tuple[Tensor, ...], Solution]:
     """Solve and attach the derivative.
 
@@ -251,9 +253,10 @@ def differentiable_solve(
         values: one per block of theta, (*batch, *shape) or with a batch of size one.
         batch: as `to_batch` made it.
         with_objective: whether the objective is wanted.
+        start: points to begin at.
 
     Returns:
         the requested variables, then the objective, differentiable, NaN in failed elements; and the Solution.
     """
-    call = Call(plan, batch, with_objective)
+    call = Call(plan, batch, with_objective, start)
     return apply(call, values), call.solved

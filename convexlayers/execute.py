@@ -14,9 +14,10 @@ from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.relax import closest_feasible
-from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.solution import DerivativeReport, Point, Solution
 from convexlayers.status import Status, describe, raise_for_status
 from convexlayers.validation import validate
+from convexlayers.warm_start import starting_point
 
 POLICIES = ("raise", "nan")
 
@@ -150,6 +151,7 @@ def execute(
     dtype: torch.dtype | None = None,
     with_objective: bool = True,
     relax: Engine | None = None,
+    warm_start: BatchSolution | None = None,
 ) -> Execution:
     """Convert, check, solve, and apply the failure policy.
 
@@ -161,6 +163,7 @@ def execute(
         dtype: of results, by default the common one of the values.
         with_objective: whether the objective is wanted.
         relax: the engine that solves the closest feasible problem of infeasible elements; None for none.
+        warm_start: what an earlier call returned, to begin at; None for none.
 
     Raises:
         ArgumentError: bad values.
@@ -170,7 +173,11 @@ def execute(
     tensors, batch = to_batch(program.parameters, values, dtype)
     if check_values and program.checked:
         check(program, tensors, batch)
-    run = run_plan(plan, tensors, batch, with_objective)
+    start = None
+    if warm_start is not None:
+        previous = warm_start.cone_solution
+        start = starting_point(previous, tuple(warm_start.status.shape), program.structure, batch)
+    run = run_plan(plan, tensors, batch, with_objective, start)
     if relax is not None and not run.solution.all_solved:
         run = relax_infeasible(run, relax, program, tensors)
     if on_failure == "raise" and not run.solution.all_solved:
@@ -178,10 +185,12 @@ def execute(
     return run
 
 
-def run_plan(plan: Plan, tensors: Sequence[Tensor], batch: Batch, with_objective: bool = True) -> Execution:
+def run_plan(
+    plan: Plan, tensors: Sequence[Tensor], batch: Batch, with_objective: bool = True, start: Point | None = None
+) -> Execution:
     """Solve for values that `to_batch` made."""
     values = block_values(plan.program.blocks, tensors)
-    outputs, solution = differentiable_solve(plan, values, batch, with_objective)
+    outputs, solution = differentiable_solve(plan, values, batch, with_objective, start)
     if not with_objective:
         return Execution(batch, outputs, None, solution)
     return Execution(batch, outputs[:-1], outputs[-1], solution)

@@ -67,6 +67,7 @@ def solve_qp(
     validate: bool = True,
     derivative: Derivative | None = None,
     relax: str | None = None,
+    warm_start: ProgramSolution | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to Gx <= h, Ax = b, lb <= x <= ub (qpsolvers' order of arguments).
 
@@ -86,6 +87,7 @@ def solve_qp(
             nonnegative.
         derivative: a derivative strategy, by default `Exact()`.
         relax: None, or "closest_feasible", see `ConvexLayer`.
+        warm_start: what an earlier call returned, to begin at, see `ConvexLayer.solve`.
 
     Returns:
         the solution, with duals under "G", "A", "lb", "ub".
@@ -103,7 +105,7 @@ def solve_qp(
     return solve_socp(
         P, q, (), G, h, A, b, lb, ub,
         solver=solver, on_failure=on_failure, tolerance=tolerance, max_iterations=max_iterations, validate=validate,
-        derivative=derivative, relax=relax,
+        derivative=derivative, relax=relax, warm_start=warm_start,
     )  # fmt: skip
 
 
@@ -142,6 +144,7 @@ def solve_socp(
     validate: bool = True,
     derivative: Derivative | None = None,
     relax: str | None = None,
+    warm_start: ProgramSolution | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to |M_i x + v_i| <= c_i'x + d_i, Gx <= h, Ax = b, lb <= x <= ub.
 
@@ -189,7 +192,9 @@ def solve_socp(
     dtype = common_dtype([*originals, *(value for cone in second_order for value in cone)])
     plan, policy = engine.setup(program), check_policy(on_failure)
     asked = check_relax(relax, engine, program)
-    run = execute(plan, values, on_failure=policy, check_values=validate, dtype=dtype, relax=asked)
+    run = execute(
+        plan, values, on_failure=policy, check_values=validate, dtype=dtype, relax=asked, warm_start=warm_start
+    )
     names = [("A", equalities), ("G", inequalities), ("lb", n * bounded[0]), ("ub", n * bounded[1])]
     return _solution(run, names, [1 + size for size in sizes])
 
@@ -208,6 +213,7 @@ def solve_cone_program(
     validate: bool = True,
     derivative: Derivative | None = None,
     relax: str | None = None,
+    warm_start: ProgramSolution | None = None,
 ) -> ProgramSolution:
     """Solve 1/2 x'Px + q'x subject to Ax + s = b, s in K.
 
@@ -233,7 +239,10 @@ def solve_cone_program(
         entries, right = as_tensor("A", values[-2]), as_tensor("b", b)
         values[-2:] = _without_infinite_rows(entries, right, pattern, cones.zero, cones.nonnegative)
     policy, asked = check_policy(on_failure), check_relax(relax, engine, program)
-    run = execute(engine.setup(program), values, dtype=dtype, on_failure=policy, check_values=validate, relax=asked)
+    run = execute(
+        engine.setup(program), values, dtype=dtype, on_failure=policy, check_values=validate, relax=asked,
+        warm_start=warm_start,
+    )  # fmt: skip
     return _solution(run, [], [])
 
 

@@ -147,9 +147,20 @@ class ConvexLayer(torch.nn.Module):
         """
         return self._run(values, named, with_objective=False).values
 
-    def solve(self, *values: Value | Mapping[Any, Value], **named: Value) -> LayerSolution:
-        """Like calling the layer, with objective, status, iterations and residuals of every element."""
-        run = self._run(values, named, with_objective=True)
+    def solve(
+        self,
+        *values: Value | Mapping[Any, Value],
+        warm_start: LayerSolution | None = None,
+        **named: Value,
+    ) -> LayerSolution:
+        """Like calling the layer, with objective, status, iterations and residuals of every element.
+
+        Args:
+            *values, **named: as in a call.
+            warm_start: what an earlier `solve` returned, for the same batch or for one element, to begin at. It saves
+                iterations where the parameters have moved little; the tolerance is the same.
+        """
+        run = self._run(values, named, with_objective=True, warm_start=warm_start)
         pairs = list(zip(self.program.outputs, run.values, strict=True))
         return LayerSolution(
             values=run.values,
@@ -177,15 +188,15 @@ class ConvexLayer(torch.nn.Module):
         return diagnose(self._plan, [block for block in theta if block is not None], batch.shape)
 
     def _run(
-        self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value], *, with_objective: bool
+        self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value], **options: Any
     ) -> Execution:
         return execute(
             self._plan,
             collect_values(self.program.parameters, values, named),
             on_failure=self.on_failure,
             check_values=self.validate,
-            with_objective=with_objective,
             relax=self._relax_with,
+            **options,
         )
 
     def extra_repr(self) -> str:

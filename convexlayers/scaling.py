@@ -73,12 +73,16 @@ def find_scaling(program: ConeProgram) -> Scaling:
     return Scaling(tau, sigma, omega, torch.cat(data, dim=-1))
 
 
+# Numbers below this are zero for the choice of units: 1e-300 beside 1 is not what half of the numbers are like.
+SMALLEST_NUMBER = 2.0**-200
+
+
 def _typical(values: Tensor) -> Tensor:
-    """Median size of the nonzero entries, 0 where there are none, (B, 1)."""
+    """Median size of the entries that are not zero, 0 where there are none, (B, 1)."""
     if values.shape[-1] == 0:
         return torch.zeros(len(values), 1, dtype=values.dtype, device=values.device)
     size = values.abs()
-    median = torch.where(size > 0, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
+    median = torch.where(size >= SMALLEST_NUMBER, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
     return torch.nan_to_num(median, nan=0.0)
 
 

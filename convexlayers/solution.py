@@ -10,6 +10,9 @@ from torch import Tensor
 from convexlayers.program import ConeProgram
 from convexlayers.status import Status
 
+# x (B, n), s (B, m), z (B, m).
+Point = tuple[Tensor, Tensor, Tensor]
+
 # Residuals below this are not asked for, whatever the tolerance: float64 has no more to give on scaled data.
 SMALLEST_TOLERANCE = 1e-9
 # A solver's own stopping test may use other norms than ours; beyond this factor the claim is not believed.

@@ -127,3 +127,11 @@ def test_tables_of_failures_are_those_of_the_results(monkeypatch):
     page = (ROOT / "docs" / "failures.md").read_text()
     assert made["make_table"]() in page
     assert made["make_million_table"]() in page
+
+
+@pytest.mark.slow
+def test_warm_starts_are_measured(tmp_path):
+    out = run_script("warm_start.py", "--families", "qp10", "--batch", 2, "--repeats", 1, cache=tmp_path)
+    rows = list(csv.DictReader(out.splitlines()[1:]))
+    assert {row["engine"] for row in rows} == {"native", "scs"}
+    assert all(float(row["difference"]) < 1e-5 and row["unsolved"] == "0" for row in rows)

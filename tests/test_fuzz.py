@@ -362,7 +362,7 @@ def test_an_overflow_is_a_status():
 
 
 @pytest.mark.slow
-@fuzz(180)
+@fuzz(1600)
 @given(st.data())
 def test_vector_problems(data):
     drawn = data.draw(vector_problems())
@@ -370,7 +370,7 @@ def test_vector_problems(data):
 
 
 @pytest.mark.slow
-@fuzz(60)
+@fuzz(1000)
 @given(st.data())
 def test_matrix_problems(data):
     drawn = data.draw(matrix_problems())
@@ -378,7 +378,7 @@ def test_matrix_problems(data):
 
 
 @pytest.mark.slow
-@fuzz(15)
+@fuzz(600)
 @given(st.data())
 def test_other_engines(data):
     """On one element: they are slow, and talk."""

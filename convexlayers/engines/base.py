@@ -2,6 +2,7 @@
 
     engine.setup(program) -> plan                     once per structure, symbolic work only
     plan.solve(theta) -> Solution                     numbers, batched
+    plan.solve(theta, start) -> Solution              the same, from points that may be near the solutions
     plan.answer(theta) -> Solution                    the same, at the point that the derivative strategy returns
     plan.adjoint(theta, solution, cotangents)         cotangents of theta
     plan.tangent(theta, solution, dtheta)             tangents of the solution
@@ -23,7 +24,7 @@ from convexlayers.derivatives import Context, Cotangents, Derivative, Exact, Tan
 from convexlayers.errors import ArgumentError, EngineNotInstalledError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
-from convexlayers.solution import DerivativeReport, Solution, measure
+from convexlayers.solution import DerivativeReport, Point, Solution, measure
 from convexlayers.status import Status
 
 Block = TypeVar("Block", Tensor, Tensor | None)
@@ -42,8 +43,12 @@ class Plan(ABC):
         self.derivative = derivative
 
     @abstractmethod
-    def solve(self, theta: Sequence[Tensor]) -> Solution:
-        """Solve for blocks of theta of shape (B, k_i), or (1, k_i) where shared. Never raises for what data hold."""
+    def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
+        """Solve for blocks of theta of shape (B, k_i), or (1, k_i) where shared. Never raises for what data hold.
+
+        start: points x (B, n), s (B, m), z (B, m) to begin at, NaN for elements without one. An engine may use it or
+        not; what is SOLVED satisfies the same tolerance.
+        """
 
     @property
     @abstractmethod
@@ -54,13 +59,13 @@ class Plan(ABC):
         """Solve a program of any structure, given by its numbers."""
         return self.resolving_engine.setup(numbers_program(program.structure)).solve([program.data])
 
-    def answer(self, theta: Sequence[Tensor]) -> Solution:
+    def answer(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         """Solve; what the forward pass returns and the derivative is taken at.
 
         That is the solution, unless the derivative strategy is that of another point (`Derivative.moves_solution`); an
         element for which there is no such point is INACCURATE.
         """
-        solution = self.solve(theta)
+        solution = self.solve(theta, start)
         return self._moved(solution) if self.derivative.moves_solution else solution
 
     def _moved(self, solution: Solution) -> Solution:

@@ -107,6 +107,9 @@ class DiffCPPlan(PerProblemPlan):
             c = np.append(c, 1.0)
             keys["q"] = [r + 2, *keys["q"]]
             order = np.concatenate([order[:at], np.full(r + 2, -1), order[at:]])
+        if len(order) == 0:
+            # diffcp wants at least one row; 0'x + s = 1, s >= 0 changes nothing.
+            A, b, keys, order = sp.csc_array((1, len(c))), np.ones(1), {"l": 1}, np.full(1, -1)
         kept = {key: value for key, value in keys.items() if value}
         return sp.csc_matrix(A), b, c, kept, order
 

@@ -11,7 +11,7 @@ from convexlayers.engines.base import Plan
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import find_scaling
-from convexlayers.solution import Solution, judge
+from convexlayers.solution import Point, Solution, judge
 from convexlayers.status import Status
 
 
@@ -47,7 +47,7 @@ class GivenPlan(Plan):
     def resolving_engine(self) -> Clarabel:
         return Clarabel()
 
-    def solve(self, theta: Sequence[Tensor]) -> Solution:
+    def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         given = self.engine
         data = self.program.evaluate(theta).data.detach()
         program = ConeProgram(self.program.structure, data.expand(len(given.x), -1))

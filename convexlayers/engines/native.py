@@ -19,13 +19,21 @@ import torch
 from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Exact, Tangents
-from convexlayers.engines.base import Engine, Plan, select_rows
+from convexlayers.engines.base import Engine, Plan, select_rows, select_solved
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
 from convexlayers.errors import ArgumentError
 from convexlayers.native import _core
 from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
-from convexlayers.solution import DerivativeReport, Residuals, Solution
+from convexlayers.solution import (
+    SMALLEST_TOLERANCE,
+    TOLERANCE_FACTOR,
+    DerivativeReport,
+    Point,
+    Residuals,
+    Solution,
+    measure,
+)
 from convexlayers.status import Status
 
 MAX_ITERATIONS = 100
@@ -231,11 +239,15 @@ class NativePlan(Plan):
         """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
         return self.core.describe()
 
-    def solve(self, theta: Sequence[Tensor]) -> Solution:
+    def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         batch, rows = _batch_of(theta), [_as_rows(value) for value in theta]
         n, m = self.program.structure.n, self.program.structure.m
         blocks, row = _addresses(rows, batch), 8 * batch
-        x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
+        if start is None:
+            x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
+        else:
+            # The kernels begin at what stands where they write.
+            x, s, z = (torch.empty(part.shape, dtype=torch.float64).copy_(part) for part in start)
         codes = torch.empty(2, batch, dtype=torch.int64)
         measures = torch.empty(4, batch, dtype=torch.float64)
         scales = torch.empty(batch, n + m + 2, dtype=torch.int16)
@@ -245,21 +257,23 @@ class NativePlan(Plan):
             measure, measure + row, measure + 2 * row, measure + 3 * row, scales.data_ptr(),
         )  # fmt: skip
         engine = self.engine
-        failed = self.core.solve(
-            blocks, batch, at, engine.tolerance, engine.max_iterations or MAX_ITERATIONS, thread_count(engine)
-        )
+        doubtful = self.core.solve(
+            blocks, batch, at, engine.tolerance, engine.max_iterations or MAX_ITERATIONS, thread_count(engine),
+            start is not None,
+        )  # fmt: skip
         state = NativeState(scales, None, theta, rows, blocks, at)
         program = DeferredProgram(self.program, theta, batch)
         solution = NativeSolution(program, (x, s, z), codes, measures, state)
-        if failed == 0:
+        if doubtful == 0:
             solution.__dict__["all_solved"] = True
-        found = self._rescue(theta, solution.plain()) if failed else solution
+        found = self._rescue(theta, solution.plain()) if doubtful else solution
         return found if not theta or theta[0].is_cpu else _to_device(found, theta[0].device)
 
     def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
         """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
         codes = RESCUABLE if self.engine.max_iterations is None else RESCUABLE[:2]
         stalled = torch.stack([solution.status == int(code) for code in codes]).any(0)
+        stalled |= self._contested(solution)
         indices = stalled.nonzero().squeeze(-1)
         if len(indices) == 0:
             return solution
@@ -269,6 +283,20 @@ class NativePlan(Plan):
         merged = solution.put(indices, found.residuals, **{name: getattr(found, name) for name in names})
         state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
         return replace(merged, engine_state=state, rescued=stalled)
+
+    def _contested(self, solution: Solution) -> Tensor:
+        """Elements solved to the tolerance in the kernels' units, geometric means, and not in medians, (B,).
+
+        Where the two differ much, an element has numbers of several sizes, and a residual that is small beside one of
+        them says little. Points at which polishing has arrived are not in doubt in any units.
+        """
+        tolerance = self.engine.tolerance
+        indices = (solution.solved & ~(solution.residuals.largest <= 1e-3 * tolerance)).nonzero().squeeze(-1)
+        contested = torch.zeros_like(solution.solved)
+        if len(indices):
+            largest = measure(*select_solved(solution, indices).point).largest
+            contested[indices] = largest > TOLERANCE_FACTOR * max(tolerance, SMALLEST_TOLERANCE)
+        return contested
 
     def adjoint(
         self, theta: Sequence[Tensor], solution: Solution, cotangents: Cotangents, wanted: Sequence[bool]

@@ -14,10 +14,8 @@ from convexlayers.derivatives.refine import needs_refinement, refine
 from convexlayers.engines.base import Engine, Plan
 from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
 from convexlayers.scaling import find_scaling
-from convexlayers.solution import Solution, judge
+from convexlayers.solution import Point, Solution, judge
 from convexlayers.status import Status
-
-Point = tuple[Tensor, Tensor, Tensor]
 
 # At the iteration limit the user asked to stop; everything else may be on top of a solution.
 REFINABLE = (Status.SOLVED, Status.INACCURATE, Status.NUMERICAL_ERROR)
@@ -32,12 +30,19 @@ class Problem:
         q: (n,).
         A: (m, n).
         b: (m,).
+        start: x (n,), s (m,), z (m,) to begin at, NaN for none.
     """
 
     P: sp.csc_array
     q: np.ndarray
     A: sp.csc_array
     b: np.ndarray
+    start: tuple[np.ndarray, ...] = ()
+
+    @property
+    def begins(self) -> bool:
+        """Whether there is a point to begin at."""
+        return len(self.start) > 0 and all(bool(np.isfinite(part).all()) for part in self.start)
 
 
 @dataclass(frozen=True)
@@ -87,29 +92,31 @@ class PerProblemPlan(Plan):
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element. Called from several threads at once."""
 
-    def solve(self, theta: Sequence[Tensor]) -> Solution:
+    def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         """Solve every element whose numbers are finite, in normalized units; the others get INVALID_DATA."""
         program = ConeProgram(self.program.structure, self.program.evaluate(theta).data.detach())
         scaling = find_scaling(program)
         normalized = scaling.normalize(program)
         numbers = normalized.data.cpu().numpy()
         finite = np.isfinite(numbers).all(axis=1)
+        starts = [] if start is None else [part.cpu().numpy() for part in scaling.normalize_point(*start)]
         outcomes: list[Outcome] = [failure(self.program.structure, Status.INVALID_DATA)] * program.batch
         indices = np.nonzero(finite)[0].tolist()
-        for index, outcome in zip(indices, self._run([numbers[i] for i in indices]), strict=True):
+        problems = ((numbers[i], tuple(part[i] for part in starts)) for i in indices)
+        for index, outcome in zip(indices, self._run(list(problems)), strict=True):
             outcomes[index] = outcome
         found = self._collect(normalized, outcomes)
         x, s, z = scaling.restore_point(found.x, found.s, found.z)
         return replace(found, program=program, x=x, s=s, z=z, objective=program.objective(x))
 
-    def _run(self, rows: list[np.ndarray]) -> list[Outcome]:
+    def _run(self, rows: list[tuple[np.ndarray, tuple[np.ndarray, ...]]]) -> list[Outcome]:
         workers = min(self.threads, len(rows))
         if workers <= 1:
-            return [self.solve_one(self._problem(row)) for row in rows]
+            return [self.solve_one(self._problem(*row)) for row in rows]
         with ThreadPoolExecutor(workers) as pool:
-            return list(pool.map(lambda row: self.solve_one(self._problem(row)), rows))
+            return list(pool.map(lambda row: self.solve_one(self._problem(*row)), rows))
 
-    def _problem(self, row: np.ndarray) -> Problem:
+    def _problem(self, row: np.ndarray, start: tuple[np.ndarray, ...]) -> Problem:
         structure = self.program.structure
         P_indptr, A_indptr = structure.indptr
         values = {name: row[where] for name, where in structure.slices.items()}
@@ -119,6 +126,7 @@ class PerProblemPlan(Plan):
             q=values["q"],
             A=sp.csc_array((values["A"], structure.A_rows.astype(np.int32), A_indptr), shape=shape_A),
             b=values["b"],
+            start=start,
         )
 
     def _collect(self, program: ConeProgram, outcomes: list[Outcome]) -> Solution:

@@ -99,7 +99,11 @@ class SCSPlan(PerProblemPlan):
             # SCS wants at least one row; 0'x + s = 1, s >= 0 changes nothing.
             A, b, cones = sp.csc_array((1, len(problem.q))), np.ones(1), {"l": 1}
         data = {"P": sp.csc_matrix(problem.P), "A": sp.csc_matrix(A), "b": b, "c": problem.q}
-        result = load_package("scs").SCS(data, cones, **self._settings()).solve()
+        start: dict[str, Any] = {"warm_start": False}
+        if problem.begins and len(self.order):
+            x, s, z = problem.start
+            start = {"warm_start": True, "x": x, "y": z[self.order], "s": s[self.order]}
+        result = load_package("scs").SCS(data, cones, **self._settings()).solve(**start)
         info = result["info"]
         status = STATUS.get(info["status_val"], Status.NUMERICAL_ERROR)
         if status in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE):

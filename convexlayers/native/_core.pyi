@@ -24,6 +24,7 @@ class Plan:
         tolerance: float,
         max_iterations: int,
         threads: int,
+        warm: bool,
         /,
     ) -> int: ...
     def adjoint(

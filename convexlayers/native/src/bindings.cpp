@@ -142,14 +142,19 @@ convexlayers::Solutions to_solutions(const nb::tuple& at) {
     return out;
 }
 
-// The number of elements that were not solved.
+// The number of elements that were not solved, or not to rounding.
 std::int64_t solve(const Plan& plan, const nb::list& blocks, std::int64_t batch, const nb::tuple& results,
-                   double tolerance, std::int64_t max_iterations, int threads) {
+                   double tolerance, std::int64_t max_iterations, int threads, bool warm) {
     const auto values = to_values(blocks);
     const auto out = to_solutions(results);
     const nb::gil_scoped_release unlocked;
-    convexlayers::solve_batch(plan, {tolerance, max_iterations}, values.data(), batch, out, threads);
-    return batch - std::count(out.status, out.status + batch, 0);
+    convexlayers::solve_batch(plan, {tolerance, max_iterations, warm}, values.data(), batch, out, threads);
+    std::int64_t count = 0;
+    for (std::int64_t i = 0; i < batch; ++i) {
+        const double worst = std::max({out.primal[i], out.dual[i], out.gap[i]});
+        count += out.status[i] != 0 || !(worst <= 1e-3 * tolerance);
+    }
+    return count;
 }
 
 // Without an address: all elements.

@@ -26,6 +26,7 @@ struct Values {
 struct Settings {
     double tolerance = 1e-8;
     std::int64_t max_iterations = 100;
+    bool warm = false;  // x, s, z of the solutions hold points to begin at, NaN for elements without one
 };
 
 // One row per element, row-major; see convexlayers/solution.py. `scales` holds the exponents of D, E, sigma, zeta.

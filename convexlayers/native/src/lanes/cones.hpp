@@ -133,6 +133,14 @@ struct Cones {
         for (Int i = 0; i < plan.m(); ++i) z[i] = select(lanes, s[i], z[i]);
     }
 
+    // What `project` is helped by at points that no step led to.
+    static void find_guesses(const Plan& plan, Workspace<W>& w, const M& lanes) {
+        for_each_boundary(plan, [&](const ExpandedBlock& cone, std::size_t c, double exponent) {
+            V& guess = basis(plan, w, c)[9];
+            guess = select(lanes, Boundary::find_guess(exponent, w.s + cone.row, w.z + cone.row), guess);
+        });
+    }
+
     // 1 / largest step to the boundary along (ds, dz): the largest of the rates at which s and z leave their cones.
     // In `lanes`; elsewhere the result is arbitrary.
     static V exit_rate(const Plan& plan, const Workspace<W>& w, const V* ds, const V* dz, const M& lanes) {

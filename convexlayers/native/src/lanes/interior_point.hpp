@@ -29,6 +29,10 @@
 // problems", 2019). With only zero and nonnegative cones one step solves the active set to machine precision. A lane
 // whose residual does not fall to rounding goes back to where it was and iterates on.
 //
+// Warm start: a lane that is given a point, say the solution for parameters nearby, polishes at it first. Where that
+// arrives, the optimality conditions hold to rounding, and it does not matter who proposed the point; where it does not,
+// the element is solved as if no point had been given. (An interior-point method cannot begin near the boundary.)
+//
 // Every lane has its own phase. Lanes advance together and finish alone; their places are filled from the queue.
 #pragma once
 
@@ -58,6 +62,9 @@ inline constexpr double kPolishCurved = 1e-5;
 inline constexpr double kPolishFactor = 1e-2;
 inline constexpr int kMostPolishSteps = 3;
 inline constexpr int kLastPolishSteps = 6;
+// A lane that begins at a given point gets so many, as long as each reduces the residual by this factor.
+inline constexpr int kMostWarmSteps = 6;
+inline constexpr double kWarmProgress = 0.5;
 // Bounds this many times the typical size, after scaling, are out of proportion to the others.
 inline constexpr double kOutOfProportion = 1e10;
 // What polishing has to reach, relative.
@@ -77,7 +84,8 @@ struct LaneState {
     Phase phase = Phase::idle;
     std::int64_t element = -1;
     int iterations = 0, short_steps = 0, idle_steps = 0, polish_steps = 0;
-    bool heavy = false;
+    int spent = 0;  // iterations at a given point that did not arrive; they do not count for the limit
+    bool heavy = false, warm = false;
     double polish_at = 0, kept_residual = 0, best = std::numeric_limits<double>::infinity();
     // The best certificates that were seen.
     double infeasible = std::numeric_limits<double>::infinity(), unbounded = std::numeric_limits<double>::infinity();
@@ -187,6 +195,8 @@ private:
         Numbers<W>::scale_units(plan_, w_, select(fresh, sigma_, one), select(fresh, zeta_, one));
         System<W>::place_lasting(plan_, w_);
         start(fresh);
+        // Equalities alone are one linear system in any case.
+        if (settings_.warm && degree_ > 0) start_warm(fresh);
         if (any(moved_)) revisit();
     }
 
@@ -205,6 +215,39 @@ private:
         for (int lane = 0; lane < W; ++lane)
             if (get_mask<W>(fresh, lane)) lanes_[lane].phase = Phase::interior;
         moved_ = moved_ | fresh;
+    }
+
+    // Lanes whose element comes with a point polish at it.
+    void start_warm(const M& fresh) {
+        M warm = no_lane<W>();
+        for (int lane = 0; lane < W; ++lane) {
+            if (!get_mask<W>(fresh, lane) || !take_point(lane)) continue;
+            lanes_[lane].phase = Phase::polish;
+            lanes_[lane].warm = true;
+            lanes_[lane].kept_residual = std::numeric_limits<double>::infinity();
+            set_mask<W>(warm, lane, true);
+        }
+        Cones<W>::find_guesses(plan_, w_, warm);
+        moved_ = moved_ | warm;
+    }
+
+    // The point in the lane's units, if it is one.
+    bool take_point(int lane) {
+        const Int n = plan_.n(), m = plan_.m();
+        const double sigma = get<W>(sigma_, lane), zeta = get<W>(zeta_, lane);
+        const double *const x = out_.x + lanes_[lane].element * n, *const s = out_.s + lanes_[lane].element * m;
+        const double* const z = out_.z + lanes_[lane].element * m;
+        const auto finite = [](const double* v, Int count) {
+            return std::all_of(v, v + count, [](double value) { return std::isfinite(value); });
+        };
+        if (!(finite(x, n) && finite(s, m) && finite(z, m))) return false;
+        for (Int j = 0; j < n; ++j) set<W>(w_.x[j], lane, x[j] / (sigma * get<W>(w_.D[j], lane)));
+        for (Int i = 0; i < m; ++i) {
+            const double E = get<W>(w_.E[i], lane);
+            set<W>(w_.s[i], lane, s[i] * (E / sigma));
+            set<W>(w_.z[i], lane, z[i] / (zeta * E));
+        }
+        return true;
     }
 
     static void clear(V* v, Int count, const M& lanes) {
@@ -587,6 +630,7 @@ private:
         ++state.polish_steps;
         const double worst = residual(lane);
         if (worst <= std::min(kPolished, settings_.tolerance)) return finish(lane, Outcome::solved);
+        if (state.warm) return decide_warm(lane, worst);
         // The last chance gets more steps than those before it.
         const bool last = state.kept_residual <= settings_.tolerance;
         if (state.polish_steps < (last ? kLastPolishSteps : kMostPolishSteps)) return;
@@ -599,6 +643,16 @@ private:
         state.phase = Phase::interior;
         state.polish_at = std::min(state.polish_at, state.kept_residual) * kPolishFactor;
         set_mask<W>(moved_, lane, true);
+    }
+
+    void decide_warm(int lane, double worst) {
+        LaneState& state = lanes_[lane];
+        const bool better = worst <= kWarmProgress * state.kept_residual;
+        state.kept_residual = worst;
+        if (better && state.polish_steps < kMostWarmSteps) return;
+        start_over(lane, kRegularization);
+        state.spent = state.iterations;
+        state.iterations = 0;
     }
 
     // Products and residuals at points that were moved by other means than a step.
@@ -660,12 +714,17 @@ private:
         finish(lane, outcome);
     }
 
-    // The same element once more, from its scaled numbers; its iterations count on.
     void start_heavy(int lane) {
-        const LaneState old = lanes_[lane];
-        occupy(lane, old.element, kHeavyRegularization);
-        lanes_[lane].iterations = old.iterations;
+        start_over(lane, kHeavyRegularization);
         lanes_[lane].heavy = true;
+    }
+
+    // The same element once more, from its scaled numbers; its iterations count on.
+    void start_over(int lane, double regularization) {
+        const LaneState old = lanes_[lane];
+        occupy(lane, old.element, regularization);
+        lanes_[lane].iterations = old.iterations;
+        lanes_[lane].spent = old.spent;
         shared_ = false;
         M only = no_lane<W>();
         set_mask<W>(only, lane, true);
@@ -717,7 +776,7 @@ private:
     void close(int lane, Outcome outcome) {
         LaneState& state = lanes_[lane];
         out_.status[state.element] = static_cast<std::int64_t>(outcome);
-        out_.iterations[state.element] = state.iterations;
+        out_.iterations[state.element] = state.iterations + state.spent;
         state.phase = Phase::idle;
     }
 

@@ -28,6 +28,9 @@ struct Units {
     double tau = 1, sigma = 1, omega = 1;
 };
 
+// Numbers below this are zero for the choice of units: one of 1e-300 would pull a mean of logarithms anywhere.
+inline constexpr std::int64_t kSmallestExponent = 1023 - 200;
+
 // Per lane: the sum of the exponents of the entries that are not zero, and their number.
 template <int W>
 struct Exponents {
@@ -35,11 +38,13 @@ struct Exponents {
 
     void add(const Vec<W>& v) {
         const Bits<W> e = biased_exponent<W>(v);
-        sum += e;
-        if constexpr (W == 1)
-            count += e != 0;
-        else
-            count -= (e != 0);
+        if constexpr (W == 1) {
+            sum += e > kSmallestExponent ? e : 0;
+            count += e > kSmallestExponent;
+        } else {
+            sum += e & (e > kSmallestExponent);
+            count -= (e > kSmallestExponent);
+        }
     }
     bool present(int lane) const { return get_bits<W>(count, lane) > 0; }
     // log2 of the geometric mean, rounded.
