@@ -3,10 +3,12 @@
 One Function takes the parameters' values as the user passed them and returns the requested variables as the user gets
 them: conversion, batch dimensions and recovery of variables happen inside, so that a call is one node of torch's graph.
 The Solution travels in the `Call`, one per call, so that nothing is written to the module or the plan.
+
+Where a derivative is itself differentiated, and inside of torch.func's transforms, the same is done in steps that torch
+can follow, with operators.py in the middle (`traceable_outputs`).
 """
 
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,20 +19,12 @@ from torch.autograd import forward_ad
 from convexlayers.batching import Batch
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines.base import Plan
-from convexlayers.errors import DerivativeWarning, SecondDerivativeError, count_of
-from convexlayers.solution import DerivativeReport, Point, Solution
-
-# A derivative whose linear system was solved worse than this is announced.
-RESIDUAL_WORTH_A_WARNING = 1e-6
-NOT_UNIQUE = (
-    "the solution or its multipliers are not unique there, or the data are badly scaled. The least-squares derivative "
-    "of minimum norm was returned."
-)
-NO_POINT = (
-    "the derivative strategy found no point to take it at. With Smoothed, the constraints have no interior there, or "
-    "the set of solutions is unbounded; with Perturbed, the perturbed problems have no solution: lower tau or raise "
-    "rho."
-)
+from convexlayers.errors import SecondDerivativeError
+from convexlayers.operators import OBJECTIVE, POINT, STATES, STATUS, Operator, SolveOperator, TangentOperator
+from convexlayers.program import DeferredProgram
+from convexlayers.reports import warn_of_residual
+from convexlayers.solution import Point, Residuals, Solution
+from convexlayers.stacks import understands_stacks
 
 
 @dataclass
@@ -98,6 +92,20 @@ class Call:
             objective = program.objective_slope(solution.objective) * objective
         return Cotangents(found["x"], found["s"], found["z"], objective)
 
+    def output_tangents(
+        self, point: Mapping[str, Tensor], objective: Tensor, tangents: Mapping[str, Tensor], dobjective: Tensor
+    ) -> tuple[Tensor, ...]:
+        """Tangents of the outputs from those of x, s, z and the objective."""
+        program, out = self.plan.program, []
+        for info in program.outputs:
+            tangent = info.map.apply(tangents[info.source])
+            if info.exponential:
+                tangent = tangent * info.map.apply(point[info.source]).exp()
+            out.append(self.batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
+        if self.with_objective:
+            out.append(self.batch.restore(program.objective_slope(objective) * dobjective))
+        return tuple(out)
+
 
 class SolveFunction(torch.autograd.Function):
     """The requested variables and the objective as a function of parameters; failed elements have zero gradient."""
@@ -116,25 +124,56 @@ class SolveFunction(torch.autograd.Function):
         ctx.set_materialize_grads(False)
 
     @staticmethod
+    @understands_stacks
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         values, wanted = ctx.saved_tensors, ctx.needs_input_grad[1:]
-        # create_graph=True, or tangents on their way through: the backward pass is itself to be differentiated.
-        if torch.is_grad_enabled() or in_forward_mode():
-            return None, *AdjointFunction.apply(ctx.call, wanted, len(values), *values, *grads)
+        # create_graph=True, tangents or a dimension of vmap on their way through: torch has to see the steps.
+        if torch.is_grad_enabled() or in_forward_mode() or in_transform():
+            return None, *pull_back_again(ctx.call, wanted, values, grads)
         return None, *pull_back(ctx.call, wanted, values, grads)
 
     @staticmethod
+    @understands_stacks
     def jvp(ctx: Any, *dvalues: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
         values = ctx.saved_tensors
-        if torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (*values, *dvalues[1:])):
-            return TangentFunction.apply(ctx.call, len(values), *values, *dvalues[1:])
+        differentiable = any(t is not None and t.requires_grad for t in (*values, *dvalues[1:]))
+        if in_transform() or (torch.is_grad_enabled() and differentiable):
+            return push_forward_again(ctx.call, values, dvalues[1:])
         return push_forward(ctx.call, dvalues[1:])
+
+
+class FirstDerivative(torch.autograd.Function):
+    """A derivative by an engine that torch cannot look into: differentiating it is an error, not a silent zero."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        engine: str, derivative: Callable[..., tuple[Tensor | None, ...]], *tensors: Tensor | None
+    ) -> tuple[Tensor | None, ...]:
+        return derivative(*tensors)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
+        ctx.engine = inputs[0]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raise no_second_derivative(ctx.engine)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        raise no_second_derivative(ctx.engine)
+
+
+def no_second_derivative(engine: str) -> SecondDerivativeError:
+    """The error, with the remedies."""
+    return SecondDerivativeError(
+        f"The derivative by engine {engine!r} was differentiated again, which it cannot be. Choose another engine, or "
+        "detach the gradient."
+    )
 
 
 def apply(call: Call, values: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """`SolveFunction.apply`, without the tenth of a small call that torch spends on binding default arguments."""
-    if torch._C._are_functorch_transforms_active():
-        return SolveFunction.apply(call, *values)  # type: ignore[return-value]
     return super(torch.autograd.Function, SolveFunction).apply(call, *values)  # type: ignore[attr-defined]
 
 
@@ -149,21 +188,80 @@ def pull_back(
     return tuple([None if grad is None else _like(grad, value) for grad, value in pairs])
 
 
+def pull_back_again(
+    call: Call, wanted: Sequence[bool], values: Sequence[Tensor], grads: Sequence[Tensor | None]
+) -> tuple[Tensor | None, ...]:
+    """The same, differentiable: through the steps of `traceable_outputs` at the solution that is known."""
+    if not call.plan.is_traceable:
+        count = len(values)
+
+        def once(*tensors: Tensor) -> tuple[Tensor | None, ...]:
+            return pull_back(call, wanted, tensors[:count], tensors[count:])
+
+        return FirstDerivative.apply(call.plan.resolving_engine.name, once, *values, *grads)  # type: ignore[return-value]
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        outputs, _ = traceable_outputs(call, Operator(call.plan), values, call.solved)
+        pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+        found = torch.autograd.grad(
+            [out for out, _ in pairs],
+            [value for value, wish in zip(values, wanted, strict=True) if wish],
+            [grad for _, grad in pairs],
+            create_graph=create_graph,
+            materialize_grads=True,
+        )
+    left = iter(found)
+    return tuple([next(left) if wish else None for wish in wanted])
+
+
 def push_forward(call: Call, dvalues: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
     """Tangents of the outputs, in their shapes, dtypes and devices, from those of the values."""
-    solution, program, batch = call.solved, call.plan.program, call.batch
+    solution = call.solved
     tangents = call.plan.tangent(call.theta, solution, call.rows(dvalues))
     warn_of_residual(solution.report)
-    parts = {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}
-    out = []
-    for info in program.outputs:
-        tangent = info.map.apply(parts[info.source])
-        if info.exponential:
-            tangent = tangent * info.map.apply(getattr(solution, info.source)).exp()
-        out.append(batch.restore(tangent.reshape(tangent.shape[0], *info.shape)))
+    point = {"x": solution.x, "s": solution.s, "z": solution.z}
+    return call.output_tangents(
+        point, solution.objective, {"x": tangents.dx, "s": tangents.ds, "z": tangents.dz}, tangents.objective
+    )
+
+
+def push_forward_again(call: Call, values: Sequence[Tensor], dvalues: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
+    """The same, differentiable."""
+    if not call.plan.is_traceable:
+        count = len(values)
+
+        def once(*tensors: Tensor) -> tuple[Tensor, ...]:
+            return push_forward(call, tensors[count:])
+
+        return FirstDerivative.apply(call.plan.resolving_engine.name, once, *values, *dvalues)  # type: ignore[return-value]
+    operator, rows = Operator(call.plan), call.rows(values)
+    parts: Any = SolveOperator.apply(operator, call.solved, *rows)
+    at = (*parts[POINT], parts[STATUS], *parts[STATES:])
+    dx, ds, dz, dobjective = TangentOperator.apply(operator, len(rows), *rows, *at, *call.rows(dvalues))  # type: ignore[misc]
+    point = dict(zip("xsz", parts[POINT], strict=True))
+    return call.output_tangents(point, parts[OBJECTIVE], {"x": dx, "s": ds, "z": dz}, dobjective)
+
+
+def traceable_outputs(
+    call: Call, operator: Operator, values: Sequence[Tensor], known: Solution | None = None
+) -> tuple[tuple[Tensor, ...], Solution]:
+    """The outputs of a call, and its solution, by operations that torch can transform."""
+    theta = call.rows(values)
+    parts: Any = SolveOperator.apply(operator, known, *theta)
+    status, iterations, *residuals = parts[STATUS:STATES]
+    solved, nan = status == 0, torch.full_like(parts[OBJECTIVE], torch.nan)
+    x, s, z = (torch.where(solved.unsqueeze(-1), part, nan.unsqueeze(-1)) for part in parts[POINT])
+    objective, program = torch.where(solved, parts[OBJECTIVE], nan), call.plan.program
+    found = [info.recover(x, z, s) for info in program.outputs]
     if call.with_objective:
-        out.append(batch.restore(program.objective_slope(solution.objective) * tangents.objective))
-    return tuple(out)
+        found.append(program.user_objective(objective))
+    numbers = DeferredProgram(program, [row for row in theta if row is not None], parts[0].shape[0])
+    primal, dual, gap = residuals
+    solution = Solution(
+        program=numbers, x=x, s=s, z=z, status=status, iterations=iterations, objective=objective,
+        residuals=Residuals(primal, dual, gap),
+    )  # fmt: skip
+    return tuple([call.batch.restore(value) for value in found]), solution
 
 
 def in_forward_mode() -> bool:
@@ -171,76 +269,16 @@ def in_forward_mode() -> bool:
     return forward_ad._current_level >= 0
 
 
+def in_transform() -> bool:
+    """Whether the caller is inside a transform of torch.func, or one that torch.autograd makes use of."""
+    return torch._C._are_functorch_transforms_active()
+
+
 def _like(grad: Tensor, value: Tensor) -> Tensor:
     """A cotangent in the shape, dtype and device of its value."""
     if grad.shape != value.shape:
         grad = grad.view(value.shape)
     return grad if grad.dtype is value.dtype and grad.device == value.device else grad.to(value)
-
-
-class AdjointFunction(torch.autograd.Function):
-    """The backward pass as a Function of its own, so that differentiating it again is an error, not a silent zero."""
-
-    @staticmethod
-    def forward(  # type: ignore[override]
-        call: Call, wanted: Sequence[bool], count: int, *tensors: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
-        values, grads = tensors[:count], tensors[count:]
-        return pull_back(call, wanted, [value for value in values if value is not None], grads)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor | None, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        raise second_derivative()
-
-    @staticmethod
-    def jvp(ctx: Any, *tangents: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        raise second_derivative()
-
-
-class TangentFunction(torch.autograd.Function):
-    """The tangents as a Function of their own, for the same reason."""
-
-    @staticmethod
-    def forward(call: Call, count: int, *tensors: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
-        return push_forward(call, tensors[count:])
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        raise second_derivative()
-
-
-def second_derivative() -> SecondDerivativeError:
-    """The error, with the remedies."""
-    return SecondDerivativeError(
-        "The derivative of a solution was differentiated again; second derivatives are not implemented. "
-        "Call backward without create_graph=True, or detach the gradient."
-    )
-
-
-def warn_of_residual(report: DerivativeReport) -> None:
-    """Announce derivatives whose linear system has no solution, or was not solved accurately."""
-    if report.residual is None or report.all_accurate:
-        return
-    large = report.residual > RESIDUAL_WORTH_A_WARNING
-    number = int(large.sum())
-    if number == 0:
-        return
-    first = int(large.nonzero()[0])
-    residual = float(report.residual[first])
-    warnings.warn(
-        f"The derivative of {count_of(number, 'element')} of {large.numel()} is not exact (first index {first}, "
-        f"relative residual {residual:.1e}): {NO_POINT if residual == float('inf') else NOT_UNIQUE}",
-        DerivativeWarning,
-        stacklevel=4,
-    )
 
 
 def differentiable_solve(

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from convexlayers.activity import WEAK, find_activity
-from convexlayers.autograd import differentiable_solve
+from convexlayers.autograd import Call, differentiable_solve, in_transform, traceable_outputs
 from convexlayers.batching import Batch, Value, block_values, to_batch
 from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.errors import ArgumentError
+from convexlayers.operators import Operator
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.relax import closest_feasible
 from convexlayers.solution import DerivativeReport, Point, Solution
@@ -171,6 +172,10 @@ def execute(
     """
     program = plan.program
     tensors, batch = to_batch(program.parameters, values, dtype)
+    if in_transform():
+        if relax is not None or warm_start is not None:
+            raise ArgumentError("Neither relax nor warm_start can be used inside of torch.func's transforms.")
+        return _execute_traceably(plan, tensors, batch, on_failure, check_values, with_objective)
     if check_values and program.checked:
         check(program, tensors, batch)
     start = None
@@ -183,6 +188,30 @@ def execute(
     if on_failure == "raise" and not run.solution.all_solved:
         raise_for_status(batch.restore(run.solution.status))
     return run
+
+
+def _execute_traceably(
+    plan: Plan, tensors: Sequence[Tensor], batch: Batch, on_failure: str, check_values: bool, with_objective: bool
+) -> Execution:
+    """The same inside of torch.func's transforms, where nothing may look at a number but the operators."""
+    program = plan.program
+
+    def check_rows(theta: Sequence[Tensor]) -> None:
+        pairs = [(block.parameter, row) for block, row in zip(program.blocks, theta, strict=True)]
+        known = {i: row for (i, row), block in zip(pairs, program.blocks, strict=True) if not block.logarithm}
+        checked = [i for i in program.checked if i in known and known[i].numel()]
+        infos = [program.parameters[i] for i in checked]
+        rows = [known[i].reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
+        validate(infos, rows, [batch.dtypes[i] for i in checked])
+
+    operator = Operator(
+        plan,
+        check=check_rows if check_values and program.checked else None,
+        accept=(lambda solution: raise_for_status(solution.status)) if on_failure == "raise" else None,
+    )
+    values = block_values(program.blocks, tensors)
+    outputs, solution = traceable_outputs(Call(plan, batch, with_objective), operator, values)
+    return Execution(batch, outputs[: len(program.outputs)], outputs[-1] if with_objective else None, solution)
 
 
 def run_plan(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from convexlayers import sparse
 from convexlayers.assembly import Assembly, cone_program, dense_cone_program
+from convexlayers.autograd import in_transform
 from convexlayers.batching import Value, as_tensor, common_dtype, to_batch
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Derivative, Exact
@@ -385,7 +386,8 @@ def _without_infinite_rows(
     if count is not None:
         row = torch.arange(h.shape[-1] if h.ndim else 0, device=h.device)
         infinite = infinite & (row >= first) & (row < first + count)
-    if not bool(infinite.any()):
+    # Inside of a transform nobody may look.
+    if not in_transform() and not bool(infinite.any()):
         return [G, h]
     rows = infinite.unsqueeze(-1) if pattern is None else infinite[..., torch.from_numpy(pattern.rows).to(h.device)]
     return [torch.where(rows, 0.0, G), torch.where(infinite, 1.0, h)]

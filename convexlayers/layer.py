@@ -10,6 +10,7 @@ from torch import Tensor
 from convexlayers.autograd import Call
 from convexlayers.batching import Value, block_values, to_batch
 from convexlayers.calling import collect_values
+from convexlayers.compiled import Compilable, CompilableModule
 from convexlayers.derivatives import Derivative
 from convexlayers.diagnosis import Diagnosis, diagnose
 from convexlayers.engines import Engine, make_engine
@@ -36,7 +37,7 @@ class LayerSolution(BatchSolution):
     duals: tuple[Tensor, ...]
 
 
-class ConvexLayer(torch.nn.Module):
+class ConvexLayer(CompilableModule):
     """A layer whose outputs solve a convex optimization problem whose parameters are its inputs.
 
     The problem is canonicalized once, here; calls solve it for a batch of parameter values and are differentiable in
@@ -130,6 +131,7 @@ class ConvexLayer(torch.nn.Module):
         self.relax = relax
         self._relax_with = check_relax(relax, engine, program)
         self._plan = engine.setup(program)
+        self._register(Compilable(self._plan, validate, on_failure == "raise"))
 
     def forward(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]:
         """Solve and return the requested variables.
@@ -145,6 +147,9 @@ class ConvexLayer(torch.nn.Module):
             ArgumentError: names the parameter, what came and what was expected.
             SolverError: with on_failure="raise", if an element was not solved.
         """
+        if torch.compiler.is_compiling():
+            given = collect_values(self.program.parameters, values, named)
+            return self._compiled_call(given, len(self.program.outputs))
         return self._run(values, named, with_objective=False).values
 
     def solve(

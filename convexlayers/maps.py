@@ -4,11 +4,27 @@ Parameters to problem data, solution vectors to variables and duals: each is one
 problem is compiled, and hold no Python per batch element.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def untransformed(function: Callable[P, T]) -> Callable[P, T]:
+    """For what makes lasting tensors: inside of torch.func's transforms they would belong to the transform, and die."""
+
+    @wraps(function)
+    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
+        with torch._C._DisableFuncTorch():
+            return function(*args, **kwargs)
+
+    return outside
 
 
 class SparseMap:
@@ -19,6 +35,7 @@ class SparseMap:
         rows, cols, values: the entries; duplicates have been added up.
     """
 
+    @untransformed
     def __init__(self, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> None:
         """Sort the entries, add up duplicates and drop what cancels.
 
@@ -122,6 +139,7 @@ class AffineMap:
     batch, formed before the map's adjoint so that no per-element copy of it exists.
     """
 
+    @untransformed
     def __init__(self, constant: np.ndarray, blocks: Sequence[SparseMap]) -> None:
         self.constant = torch.as_tensor(constant, dtype=torch.float64)
         self.blocks = tuple(blocks)

@@ -29,7 +29,8 @@ ORDER = [
     {"assembly", "compiler", "solution"},
     {"derivatives", "scaling", "activity"},
     {"engines"},
-    {"autograd", "batching", "calling", "validation", "relax", "execute"},
+    {"reports", "stacks", "operators"},
+    {"autograd", "batching", "calling", "validation", "relax", "warm_start", "execute", "compiled"},
     {"functional", "layer", "diagnosis", "nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from convexlayers.cones.complementarity import Complementarity
+
 
 class Basis(ABC):
     """An orthogonal matrix Q per cone, applied without being formed where that is cheaper."""
@@ -101,6 +103,11 @@ class Cone(ABC):
         Exact for cones that are Jordan algebras; of the first order for the others. The nonnegative cone answers for
         every entry, and so does the zero cone, with infinity: shape (..., dim).
         """
+
+    @property
+    @abstractmethod
+    def complementarity(self) -> Complementarity:
+        """Complementarity as smooth equations, for second derivatives."""
 
 
 def step(values: Tensor) -> Tensor:

@@ -25,6 +25,16 @@ from torch import Tensor
 from convexlayers.cones.barrier import BarrierCone, Local
 from convexlayers.cones.base import Spectrum
 from convexlayers.cones.boundary import boundary_spectrum, diagonal_spectrum, select, third_direction
+from convexlayers.cones.complementarity import (
+    VANISHING,
+    BoundaryComplementarity,
+    Equations,
+    Pair,
+    choose,
+    coordinates,
+    is_zero,
+    matrix,
+)
 from convexlayers.cones.root import increasing_root
 
 # The point with s = -grad f(s).
@@ -110,6 +120,66 @@ def rays(r: Tensor) -> tuple[Tensor, Tensor]:
     return p, d
 
 
+class ExponentialComplementarity(BoundaryComplementarity):
+    """On the curved boundary, with s = (x, y, t) and z = (u, v, w):
+
+        y exp(x / y) - t = 0,    u y + w t = 0,    (v - u) y + u x = 0,
+
+    the last two saying that z is a multiple of d(x / y), with exp(x / y) = t / y. Besides, there are the face x < 0,
+    y = 0, t > 0 with z = (0, v, 0), and its ray t = 0, with z = (0, v, w).
+    """
+
+    def equations(self, s: Tensor, z: Tensor) -> Equations:
+        x, y, t = s.unbind(-1)
+        u, v, w = z.unbind(-1)
+        inside, apex = is_zero(z), is_zero(s)
+        flat = (y.abs() <= VANISHING) & ~inside & ~apex
+        ray = flat & (t.abs() <= VANISHING)
+        curved = ~(inside | apex | flat)
+        r, growth = _growth(x, y, curved)
+        zero, one = torch.zeros_like(x), torch.ones_like(x)
+        C_s = matrix((growth, growth * (1 - r), -one), (zero, u, w), (u, v - u, zero))
+        C_z = matrix((zero, zero, zero), (y, zero, t), (x - y, y, zero))
+        nothing, everything = coordinates(s), coordinates(s, 0, 1, 2)
+        cases = [
+            (inside, nothing, everything),
+            (apex, everything, nothing),
+            (ray, coordinates(s, 1, 2, -1), coordinates(s, -1, -1, 0)),
+            (flat, coordinates(s, 1, -1, -1), coordinates(s, -1, 0, 2)),
+        ]
+        return Equations(*choose(cases, C_s, C_z), curved)
+
+    def boundary_curvature(self, s: Tensor, z: Tensor, first: Pair, second: Pair) -> Tensor:
+        x, y, _ = s.unbind(-1)
+        (dx, dy, dt), (du, dv, dw) = (part.unbind(-1) for part in first)
+        (ex, ey, et), (eu, ev, ew) = (part.unbind(-1) for part in second)
+        r, growth = _growth(x, y, y > VANISHING)
+        bend = growth / torch.where(y > VANISHING, y, 1.0)
+        return torch.stack(
+            [
+                bend * (dx - r * dy) * (ex - r * ey),
+                du * ey + dy * eu + dw * et + dt * ew,
+                dy * (ev - eu) + ey * (dv - du) + dx * eu + ex * du,
+            ],
+            dim=-1,
+        )
+
+    def boundary_weighted_curvature(self, s: Tensor, z: Tensor, y: Tensor, direction: Pair) -> Pair:
+        x, height, _ = s.unbind(-1)
+        first, second, third = y.unbind(-1)
+        (dx, dy, dt), (du, dv, dw) = (part.unbind(-1) for part in direction)
+        r, growth = _growth(x, height, height > VANISHING)
+        bend = first * growth / torch.where(height > VANISHING, height, 1.0) * (dx - r * dy)
+        for_s = torch.stack([bend + third * du, -r * bend + second * du + third * (dv - du), second * dw], dim=-1)
+        return for_s, torch.stack([second * dy + third * (dx - dy), third * dy, second * dt], dim=-1)
+
+
+def _growth(x: Tensor, y: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
+    """r = x / y and exp(r), with 0 and 1 where y is not usable."""
+    r = torch.where(usable, x, 0.0) / torch.where(usable, y, 1.0)
+    return r, r.exp()
+
+
 @dataclass(frozen=True)
 class Exponential(BarrierCone):
     """K = cl{(x, y, z) : y exp(x / y) <= z, y > 0}."""
@@ -170,6 +240,10 @@ class Exponential(BarrierCone):
         margin = torch.where(inside_polar(v), _depth(y - x, x, -z, 0.0), margin)
         face = (x <= 0) & (y <= 0) & ~inside_polar(v) & ~inside(v)
         return torch.where(face, torch.minimum(torch.minimum(x.abs(), y.abs()), z.abs()), margin)
+
+    @property
+    def complementarity(self) -> ExponentialComplementarity:
+        return ExponentialComplementarity()
 
 
 def _depth(x: Tensor, y: Tensor, z: Tensor, shift: float) -> Tensor:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from convexlayers.cones.barrier import smooth_pair
 from convexlayers.cones.base import Cone, IdentityBasis, Spectrum, step
+from convexlayers.cones.complementarity import EntrywiseComplementarity
 
 
 @dataclass(frozen=True)
@@ -27,3 +28,7 @@ class Nonnegative(Cone):
 
     def margin(self, v: Tensor) -> Tensor:
         return v.abs()
+
+    @property
+    def complementarity(self) -> EntrywiseComplementarity:
+        return EntrywiseComplementarity()

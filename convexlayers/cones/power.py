@@ -25,6 +25,16 @@ from torch import Tensor
 from convexlayers.cones.barrier import BarrierCone, Local
 from convexlayers.cones.base import Spectrum, step
 from convexlayers.cones.boundary import boundary_spectrum, diagonal_spectrum, select, third_direction
+from convexlayers.cones.complementarity import (
+    VANISHING,
+    BoundaryComplementarity,
+    Equations,
+    Pair,
+    choose,
+    coordinates,
+    is_zero,
+    matrix,
+)
 from convexlayers.cones.root import increasing_root
 
 LOGIT_LIMIT = 700.0
@@ -40,6 +50,58 @@ def log_larger_root(x: Tensor, log_product: Tensor) -> Tensor:
     conjugate = torch.log(torch.tensor(2.0).to(x)) + log_product - torch.log(torch.where(negative, root - x, 1.0))
     direct = torch.log(torch.where(negative, 1.0, 0.5 * (x + root)))
     return torch.where(negative, conjugate, torch.where(x == 0, 0.5 * log_product, direct))
+
+
+@dataclass(frozen=True)
+class PowerComplementarity(BoundaryComplementarity):
+    """On the curved boundary, with s = (x, y, t), z = (u, v, w), b = 1 - a:
+
+        x^a y^b - |t| = 0,    b u x - a v y = 0,    u x + a w t = 0,
+
+    the last two saying that z is a multiple of grad (x^a y^b - |t|): x u, y v, t w are as a to b to -1.
+
+    Attributes:
+        alphas: the exponents a.
+    """
+
+    alphas: tuple[float, ...]
+
+    def _at(self, s: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """a, b, the reciprocals of x and y, and x^a y^b; ones away from the curved boundary."""
+        a = torch.as_tensor(self.alphas, dtype=s.dtype, device=s.device)
+        x, y, _ = s.unbind(-1)
+        usable = (x > VANISHING) & (y > VANISHING)
+        x, y = torch.where(usable, x, 1.0), torch.where(usable, y, 1.0)
+        return a, 1 - a, 1 / x, 1 / y, x**a * y ** (1 - a)
+
+    def equations(self, s: Tensor, z: Tensor) -> Equations:
+        a, b, inverse_x, inverse_y, mean = self._at(s)
+        x, y, t = s.unbind(-1)
+        u, v, w = z.unbind(-1)
+        zero = torch.zeros_like(x)
+        C_s = matrix((a * mean * inverse_x, b * mean * inverse_y, -t.sign()), (b * u, -a * v, zero), (u, zero, a * w))
+        C_z = matrix((zero, zero, zero), (b * x, -a * y, zero), (x, zero, a * t))
+        inside, apex = is_zero(z), is_zero(s)
+        nothing, everything = coordinates(s), coordinates(s, 0, 1, 2)
+        cases = [(inside, nothing, everything), (apex, everything, nothing)]
+        return Equations(*choose(cases, C_s, C_z), ~(inside | apex))
+
+    def boundary_curvature(self, s: Tensor, z: Tensor, first: Pair, second: Pair) -> Tensor:
+        a, b, inverse_x, inverse_y, mean = self._at(s)
+        (dx, dy, dt), (du, dv, dw) = (part.unbind(-1) for part in first)
+        (ex, ey, et), (eu, ev, ew) = (part.unbind(-1) for part in second)
+        bend = -a * b * mean * (dx * inverse_x - dy * inverse_y) * (ex * inverse_x - ey * inverse_y)
+        x_u, y_v, t_w = dx * eu + ex * du, dy * ev + ey * dv, dt * ew + et * dw
+        return torch.stack([bend, b * x_u - a * y_v, x_u + a * t_w], dim=-1)
+
+    def boundary_weighted_curvature(self, s: Tensor, z: Tensor, y: Tensor, direction: Pair) -> Pair:
+        a, b, inverse_x, inverse_y, mean = self._at(s)
+        first, second, third = y.unbind(-1)
+        (dx, dy, dt), (du, dv, dw) = (part.unbind(-1) for part in direction)
+        bend = -a * b * mean * first * (dx * inverse_x - dy * inverse_y)
+        x_u, y_v, t_w = b * second + third, -a * second, a * third
+        for_s = torch.stack([bend * inverse_x + x_u * du, -bend * inverse_y + y_v * dv, t_w * dw], dim=-1)
+        return for_s, torch.stack([x_u * dx, y_v * dy, t_w * dt], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -175,6 +237,10 @@ class Power(BarrierCone):
         margin = torch.minimum(s.norm(dim=-1), (s - v).norm(dim=-1))
         margin = torch.where(self._inside(v), _depth(v, a, torch.ones_like(a), torch.ones_like(a)), margin)
         return torch.where(self._inside_polar(v), _depth(-v, a, a, 1 - a), margin)
+
+    @property
+    def complementarity(self) -> PowerComplementarity:
+        return PowerComplementarity(self.alphas)
 
 
 def _depth(v: Tensor, a: Tensor, unit_x: Tensor, unit_y: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Basis, Cone, IdentityBasis, Spectrum
+from convexlayers.cones.complementarity import Complementarity, Pair
 from convexlayers.cones.exponential import Exponential
 from convexlayers.cones.nonnegative import Nonnegative
 from convexlayers.cones.power import Power
@@ -49,6 +50,10 @@ class Group:
         """Rows (..., m) of the product to (..., count, dim) of this group."""
         part = rows[..., self.start : self.stop]
         return part.reshape(*part.shape[:-1], self.count, self.cone.dim)
+
+    def split_pair(self, pair: Pair) -> Pair:
+        """The same for two of them."""
+        return self.split(pair[0]), self.split(pair[1])
 
 
 @dataclass(frozen=True)
@@ -189,6 +194,11 @@ class Cones:
             parts.append(part.flatten(-2) if isinstance(group.cone, Zero | Nonnegative) else part)
         return torch.cat(parts, dim=-1) if parts else v.clone()
 
+    @cached_property
+    def complementarity(self) -> "ProductComplementarity":
+        """The complementarity equations of all cones, one after the other."""
+        return ProductComplementarity(self.groups)
+
     def describe(self) -> str:
         """The cones in words, empty kinds left out."""
         words = []
@@ -264,3 +274,50 @@ class ProductBasis(Basis):
             rotated = basis.rotate(split) if inverse else basis.unrotate(split)
             out.append(rotated.flatten(-3, -2))
         return torch.cat(out, dim=-2)
+
+
+@dataclass(frozen=True)
+class ProductComplementarity(Complementarity):
+    """The equations of the groups, on vectors (..., m)."""
+
+    groups: tuple[Group, ...]
+
+    def multiplier(self, s: Tensor, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return self._join(
+            s,
+            [
+                group.cone.complementarity.multiplier(group.split(s), group.split(z), group.split(a), group.split(b))
+                for group in self.groups
+            ],
+        )
+
+    def correction(self, s: Tensor, z: Tensor, c: Tensor) -> Pair:
+        parts = [
+            group.cone.complementarity.correction(group.split(s), group.split(z), group.split(c))
+            for group in self.groups
+        ]
+        return self._join(s, [part[0] for part in parts]), self._join(s, [part[1] for part in parts])
+
+    def curvature(self, s: Tensor, z: Tensor, first: Pair, second: Pair) -> Tensor:
+        return self._join(
+            s,
+            [
+                group.cone.complementarity.curvature(
+                    group.split(s), group.split(z), group.split_pair(first), group.split_pair(second)
+                )
+                for group in self.groups
+            ],
+        )
+
+    def weighted_curvature(self, s: Tensor, z: Tensor, y: Tensor, direction: Pair) -> Pair:
+        parts = [
+            group.cone.complementarity.weighted_curvature(
+                group.split(s), group.split(z), group.split(y), group.split_pair(direction)
+            )
+            for group in self.groups
+        ]
+        return self._join(s, [part[0] for part in parts]), self._join(s, [part[1] for part in parts])
+
+    @staticmethod
+    def _join(like: Tensor, parts: list[Tensor]) -> Tensor:
+        return torch.cat([part.flatten(-2) for part in parts], dim=-1) if parts else torch.zeros_like(like)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from convexlayers.cones.barrier import coupling, smooth_pair
 from convexlayers.cones.base import Basis, Cone, Spectrum, cross_ratio
+from convexlayers.cones.complementarity import JordanComplementarity
 from convexlayers.cones.svec import smat, svec, triangle_indices, triangle_size
 
 
@@ -36,6 +37,26 @@ class CongruenceBasis(Basis):
 
     def unrotate(self, y: Tensor) -> Tensor:
         return self._congruence(y, self.U.transpose(-1, -2))
+
+
+@dataclass(frozen=True)
+class MatrixComplementarity(JordanComplementarity):
+    """S o Z = (S Z + Z S) / 2 on svec vectors.
+
+    Attributes:
+        order: of the matrices.
+    """
+
+    order: int
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        AB = smat(a, self.order) @ smat(b, self.order)
+        return svec(0.5 * (AB + AB.mT))
+
+    def divide(self, c: Tensor, a: Tensor) -> Tensor:
+        values, U = torch.linalg.eigh(smat(a, self.order))
+        rotated = U.mT @ smat(c, self.order) @ U
+        return svec(U @ (2 * rotated / (values.unsqueeze(-1) + values.unsqueeze(-2))) @ U.mT)
 
 
 @dataclass(frozen=True)
@@ -69,3 +90,7 @@ class PSD(Cone):
 
     def margin(self, v: Tensor) -> Tensor:
         return torch.linalg.eigvalsh(smat(v, self.order)).abs().amin(-1)
+
+    @property
+    def complementarity(self) -> MatrixComplementarity:
+        return MatrixComplementarity(self.order)

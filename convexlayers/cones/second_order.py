@@ -19,6 +19,7 @@ from torch import Tensor
 
 from convexlayers.cones.barrier import coupling, smooth_pair
 from convexlayers.cones.base import Basis, Cone, IdentityBasis, Spectrum, cross_ratio, step
+from convexlayers.cones.complementarity import JordanComplementarity
 from convexlayers.cones.svec import SQRT2
 
 
@@ -64,6 +65,20 @@ def jordan_basis(x: Tensor) -> JordanBasis:
     sign = torch.where(u[..., :1] >= 0, 1.0, -1.0).to(x.dtype)
     w = u + sign * first
     return JordanBasis(w=w * (SQRT2 / w.norm(dim=-1, keepdim=True)), sign=-sign)
+
+
+class SpinComplementarity(JordanComplementarity):
+    """(t, x) o (u, y) = (t u + x'y, t y + u x)."""
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        t, x, u, y = a[..., :1], a[..., 1:], b[..., :1], b[..., 1:]
+        return torch.cat([t * u + (x * y).sum(-1, keepdim=True), t * y + u * x], dim=-1)
+
+    def divide(self, c: Tensor, a: Tensor) -> Tensor:
+        t, x = a[..., :1], a[..., 1:]
+        norm = (x * x).sum(-1, keepdim=True).sqrt()
+        first = (t * c[..., :1] - (x * c[..., 1:]).sum(-1, keepdim=True)) / ((t - norm) * (t + norm))
+        return torch.cat([first, (c[..., 1:] - first * x) / t], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -127,3 +142,7 @@ class SecondOrder(Cone):
             return v[..., 0].abs()
         t, norm = v[..., 0], v[..., 1:].norm(dim=-1)
         return torch.minimum((t + norm).abs(), (t - norm).abs()) / SQRT2
+
+    @property
+    def complementarity(self) -> SpinComplementarity:
+        return SpinComplementarity()

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Cone, IdentityBasis, Spectrum
+from convexlayers.cones.complementarity import EqualityComplementarity
 
 
 @dataclass(frozen=True)
@@ -25,3 +26,7 @@ class Zero(Cone):
 
     def margin(self, v: Tensor) -> Tensor:
         return torch.full_like(v, float("inf"))
+
+    @property
+    def complementarity(self) -> EqualityComplementarity:
+        return EqualityComplementarity()

@@ -105,7 +105,7 @@ def contract(program: ConeProgram, x: Tensor, z: Tensor, wx: Tensor, row_weight:
         x, z: the solution.
         wx: (B, n). row_weight: wz + grad_s, (B, m).
     """
-    i, j, rows, cols, twice = _entries(program, x)
+    i, j, rows, cols, twice = entries(program, x)
     grad_P = -twice * (wx[:, i] * x[:, j] + x[:, i] * wx[:, j])
     grad_A = -(z[:, rows] * wx[:, cols] + row_weight[:, rows] * x[:, cols])
     return torch.cat([grad_P, -wx, grad_A, row_weight, torch.zeros_like(x[:, :1])], dim=-1)
@@ -116,11 +116,12 @@ def lagrangian_gradient(program: ConeProgram, x: Tensor, z: Tensor) -> Tensor:
 
     At a solution this is the gradient of the optimal value, with z = 0 that of the objective at a fixed point.
     """
-    i, j, rows, cols, twice = _entries(program, x)
+    i, j, rows, cols, twice = entries(program, x)
     return torch.cat([twice * x[:, i] * x[:, j], x, z[:, rows] * x[:, cols], -z, torch.ones_like(x[:, :1])], dim=-1)
 
 
-def _entries(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+def entries(program: ConeProgram, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Rows and columns of the stored entries of P and of A, and half of how often each of P's stands in P."""
     structure = program.structure
     names = ("P_rows", "P_cols", "A_rows", "A_cols")
     i, j, rows, cols = (torch.as_tensor(getattr(structure, name), device=x.device) for name in names)

@@ -59,6 +59,28 @@ class Plan(ABC):
         """Solve a program of any structure, given by its numbers."""
         return self.resolving_engine.setup(numbers_program(program.structure)).solve([program.data])
 
+    def on_numbers(self) -> "Plan":
+        """The plan for programs of this structure that are given by their numbers, with the same settings."""
+        numbers = numbers_program(self.program.structure)
+        return self if self.program is numbers else self.resolving_engine.setup(numbers)
+
+    @property
+    def is_traceable(self) -> bool:
+        """Whether all that the derivative needs is in tensors, so that torch can transform it."""
+        return True
+
+    def states(self, solution: Solution) -> tuple[Tensor, ...]:
+        """What the engine remembers in a solution for its derivative, as tensors with a row per element."""
+        return ()
+
+    def state_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        """Shape, without the batch, and dtype of each of `states`."""
+        return []
+
+    def state_of(self, states: Sequence[Tensor]) -> object:
+        """What `states` made tensors of."""
+        return None
+
     def answer(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         """Solve; what the forward pass returns and the derivative is taken at.
 

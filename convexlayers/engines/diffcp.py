@@ -25,9 +25,9 @@ from convexlayers.derivatives.implicit import lagrangian_gradient
 from convexlayers.engines.base import Engine, SolvedElements, load_package
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure, thread_count
 from convexlayers.engines.scs import DEFAULT_ITERATIONS, SCS, SCSPlan, cone_dict, row_order
-from convexlayers.errors import ConvexLayersError, UnsupportedProblemError
+from convexlayers.errors import ArgumentError, ConvexLayersError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
-from convexlayers.solution import DerivativeReport
+from convexlayers.solution import DerivativeReport, Solution
 from convexlayers.status import Status
 
 # Eigenvalues of P below this share of the largest are zero.
@@ -66,6 +66,16 @@ class DiffCPPlan(PerProblemPlan):
     """
 
     refines = False
+
+    @property
+    def is_traceable(self) -> bool:
+        return False
+
+    def states(self, solution: Solution) -> tuple[Tensor, ...]:
+        raise ArgumentError(
+            "Engine 'diffcp' keeps its derivative in functions, which torch.func's transforms, torch.compile and "
+            "second derivatives cannot carry: use another engine for them."
+        )
 
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element; what diffcp raises becomes a status."""

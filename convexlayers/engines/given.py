@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from convexlayers.assembly import numbers_program
 from convexlayers.derivatives import Derivative, Exact
 from convexlayers.engines.base import Plan
 from convexlayers.engines.clarabel import Clarabel
@@ -46,6 +47,9 @@ class GivenPlan(Plan):
     @property
     def resolving_engine(self) -> Clarabel:
         return Clarabel()
+
+    def on_numbers(self) -> "GivenPlan":
+        return self.engine.setup(numbers_program(self.program.structure))
 
     def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
         given = self.engine

@@ -23,6 +23,7 @@ from convexlayers.engines.base import Engine, Plan, select_rows, select_solved
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
 from convexlayers.errors import ArgumentError
+from convexlayers.maps import untransformed
 from convexlayers.native import _core
 from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
 from convexlayers.solution import (
@@ -46,6 +47,7 @@ _plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictiona
 _plans_lock = Lock()
 
 
+@untransformed
 def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
     """The symbolic work for a program, done once however many layers and calls share it."""
     with _plans_lock:
@@ -234,6 +236,20 @@ class NativePlan(Plan):
     @property
     def resolving_engine(self) -> "Native":
         return self.engine
+
+    def states(self, solution: Solution) -> tuple[Tensor, ...]:
+        state = solution.engine_state
+        assert isinstance(state, NativeState)
+        own = torch.ones(len(state.scales), dtype=torch.bool) if state.own is None else state.own
+        return state.scales, own
+
+    def state_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
+        structure = self.program.structure
+        return [((structure.n + structure.m + 2,), torch.int16), ((), torch.bool)]
+
+    def state_of(self, states: Sequence[Tensor]) -> NativeState:
+        scales, own = (part.contiguous() for part in states)
+        return NativeState(scales, None if bool(own.all()) else own)
 
     def describe(self) -> dict[str, int]:
         """Sizes of the symbolic factor: `nodes`, `nnz_L`, `flops` of one factorization, `groups` of columns."""
