@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from convexlayers.engines import Engine, make_engine
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.relax import check_relax
+from convexlayers.saving import SavedModule
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -36,7 +37,7 @@ class LayerSolution(BatchSolution):
     duals: tuple[Tensor, ...]
 
 
-class ConvexLayer(torch.nn.Module):
+class ConvexLayer(SavedModule):
     """A layer whose outputs solve a convex optimization problem whose parameters are its inputs.
 
     The problem is canonicalized once, here; calls solve it for a batch of parameter values and are differentiable in
@@ -108,7 +109,7 @@ class ConvexLayer(torch.nn.Module):
         on_failure: str = "raise",
         validate: bool = True,
         relax: str | None = None,
-    ) -> "ConvexLayer":
+    ) -> Self:
         """A layer from what `compile_problem` returned, possibly elsewhere: cvxpy is not needed.
 
         Args:
@@ -187,7 +188,3 @@ class ConvexLayer(torch.nn.Module):
             with_objective=with_objective,
             relax=self._relax_with,
         )
-
-    def extra_repr(self) -> str:
-        """For print(layer)."""
-        return f"{self.program.title}, solver={self.engine.name!r}, on_failure={self.on_failure!r}"

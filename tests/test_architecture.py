@@ -25,11 +25,11 @@ ORDER = [
     {"errors"},
     {"status", "native"},
     {"cones"},
-    {"maps", "program", "sparse"},
+    {"maps", "program", "sparse", "plain", "fingerprint"},
     {"assembly", "compiler", "solution"},
     {"derivatives", "scaling", "activity"},
     {"engines"},
-    {"autograd", "batching", "calling", "validation", "relax", "execute"},
+    {"autograd", "batching", "calling", "validation", "relax", "execute", "saving"},
     {"functional", "layer", "diagnosis", "nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.
