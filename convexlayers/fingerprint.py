@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.errors import CheckpointError
-from convexlayers.maps import SparseMap
+from convexlayers.maps import SparseMap, lasting_tensors
 from convexlayers.program import ParametrizedConeProgram, Structure
 
 VERSION = 1
@@ -39,7 +39,7 @@ def program_state(program: ParametrizedConeProgram) -> Tensor:
     state = _states.get(program)
     if state is None:
         text = json.dumps(describe(program)).encode()
-        with torch.inference_mode(False):
+        with lasting_tensors():
             state = _states[program] = torch.tensor(list(text), dtype=torch.uint8)
     return state.clone()
 
@@ -137,7 +137,8 @@ def _read(state: object) -> dict[str, Any]:
         CheckpointError: there is none that this version can read.
     """
     try:
-        found = json.loads(bytes(torch.as_tensor(state).to(device="cpu", dtype=torch.uint8).tolist()).decode())
+        data = torch.as_tensor(state, device="cpu").to(torch.uint8)
+        found = json.loads(bytes(data.tolist()).decode())
         version = int(found["version"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError("The checkpoint's entry for this layer does not describe a problem.") from error
