@@ -4,15 +4,17 @@ A file holds plain data and nothing that would have to be run: tensors, numbers,
 by `torch.save` and read with `weights_only=True`. So a file from a stranger can be opened; what it claims is checked.
 """
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from enum import Enum
 from importlib.metadata import PackageNotFoundError, version
 from os import PathLike
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
 
+from convexlayers.batching import Value
 from convexlayers.derivatives import Derivative, Exact, Perturbed, Smoothed
 from convexlayers.engines import ENGINES, Engine, make_engine
 from convexlayers.errors import ArgumentError, ConvexLayersError, FileFormatError
@@ -49,6 +51,10 @@ class SavedModule(torch.nn.Module):
     on_failure: str
     validate: bool
     relax: str | None
+
+    if TYPE_CHECKING:
+        # torch says of every module that calling it gives Any.
+        def __call__(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]: ...
 
     @classmethod
     def from_program(
