@@ -67,12 +67,12 @@ def program_from_plain(plain: Any) -> ParametrizedConeProgram:
     given = _dict(plain)
     structure = _structure(_dict(given["structure"]))
     parameters = tuple(_each(given["parameters"], _parameter_from_plain))
-    blocks = tuple(_each(given["blocks"], lambda pair: _block(pair, len(parameters))))
+    blocks = tuple(_each(given["blocks"], lambda pair: _block(pair, parameters)))
     maps = _dict(given["map"])
     constant = _floats(maps["constant"], structure.size)
     plain_maps = _list(maps["blocks"])
     _require(len(plain_maps) == len(blocks), "there are not as many maps as blocks of parameters")
-    widths = [parameters[block.parameter].size for block in blocks]
+    widths = [parameters[block.parameter].entries for block in blocks]
     affine = AffineMap(constant, [_map(m, structure.size, w) for m, w in zip(plain_maps, widths, strict=True)])
     return ParametrizedConeProgram(
         structure=structure,
@@ -207,10 +207,11 @@ def _map(given: Any, height: int, width: int) -> SparseMap:
     )
 
 
-def _block(pair: Any, count: int) -> Block:
+def _block(pair: Any, infos: Sequence[ParameterInfo]) -> Block:
     parameter, logarithm = _list(pair)
-    _require(0 <= _one(parameter, int) < count, "a block belongs to no parameter")
-    return Block(parameter, _one(logarithm, bool))
+    _require(0 <= _one(parameter, int) < len(infos), "a block belongs to no parameter")
+    info = infos[parameter]
+    return Block(parameter, _one(logarithm, bool), info if info.sparsity is not None else None)
 
 
 def _parameter_from_plain(item: Any) -> ParameterInfo:
