@@ -77,6 +77,8 @@ def _is_plain(value: Value) -> bool:
 
 
 def _in_float64(value: Tensor, device: torch.device) -> Tensor:
+    # The kernels read memory, in which torch may have put off a change of sign (`z.conj().imag`).
+    value = value.resolve_neg()
     return value if value.dtype is torch.float64 and value.device == device else value.to(device, torch.float64)
 
 
@@ -95,6 +97,8 @@ def as_tensor(name: str, value: Value) -> Tensor:
     if isinstance(value, Tensor):
         tensor = value
     else:
+        if np.ma.is_masked(value):
+            raise ArgumentError(f"{name} is an array with masked entries, expected one with all its numbers.")
         # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory.
         # Numbers keep all their digits in float64; the dtype of results is decided by `common_dtype`.
         try:
