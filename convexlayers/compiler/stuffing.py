@@ -13,8 +13,8 @@ import cvxpy as cp
 import scipy.sparse as sp
 from cvxpy.atoms.affine.add_expr import AddExpression
 from cvxpy.atoms.affine.unary_operators import NegExpression
+from cvxpy.atoms.quad_form import QuadForm, SymbolicQuadForm
 from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ConeMatrixStuffing
-from cvxpy.utilities import scopes
 
 
 class SparseStuffing(ConeMatrixStuffing):
@@ -24,9 +24,8 @@ class SparseStuffing(ConeMatrixStuffing):
         """Tensors of P (None for none) and q, and the variable that holds all others."""
         affine: list[Any] = []
         quadratic: list[Any] = []
-        with scopes.dpp_scope():
-            for term in _terms(problem.objective.expr, 1):
-                (affine if term.is_affine() else quadratic).append(term)
+        for term in _terms(problem.objective.expr, 1):
+            (quadratic if _is_quadratic(term) else affine).append(term)
         if not affine:
             return super().stuffed_objective(problem, extractor)
         if not quadratic:
@@ -35,6 +34,15 @@ class SparseStuffing(ConeMatrixStuffing):
         P, q, x = super().stuffed_objective(rest, extractor)
         linear = extractor.affine(sum(affine[1:], start=affine[0]))
         return P, sp.csc_array(sp.coo_array(q)) + sp.csc_array(sp.coo_array(linear)), x
+
+
+def _is_quadratic(expression: Any) -> bool:
+    """Whether a quadratic is somewhere in it, be it times zero.
+
+    CVXPY must not be asked: what it finds out about an expression stays there, also when it has put a variable in place
+    of the quadratic.
+    """
+    return isinstance(expression, QuadForm | SymbolicQuadForm) or any(map(_is_quadratic, expression.args))
 
 
 def _terms(expression: Any, sign: int) -> Iterator[Any]:

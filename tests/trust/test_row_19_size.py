@@ -85,6 +85,18 @@ def test_affine_terms_go_where_they_belong(solver):
         assert_same(solution.objective, sign * value, 1e-7)
 
 
+def test_quadratic_terms_that_vanish_or_are_concave(solver):
+    """A quadratic times zero is affine, but no expression for CVXPY's affine way; minus a concave one is convex."""
+    x, c, N = cp.Variable(3), cp.Parameter(3), cp.Parameter((3, 3), NSD=True)
+    c_t = randn(4, 3, seed=1)
+    vanishing = cp.Minimize(cp.sum_squares(x) + 0.0 * cp.sum_squares(x - 1) - c @ x)
+    (found,) = cl.ConvexLayer(cp.Problem(vanishing), [c], [x], solver=solver)(c_t)
+    assert_same(found, c_t / 2, 1e-7)
+    concave = cp.Maximize(cp.quad_form(x, N) + c @ x)
+    (found,) = cl.ConvexLayer(cp.Problem(concave), [N, c], [x], solver=solver)(-torch.eye(3), c_t)
+    assert_same(found, c_t / 2, 1e-7)
+
+
 def test_the_large_program_is_the_right_one(solver):
     n = 40
     problem, parameters, variables = least_squares(n)
