@@ -2,6 +2,9 @@
 
 A parameter's value has shape (*batch, *shape). The batch dimensions of all values broadcast against each other; a value
 without any, or whose are all of size one, is shared by the batch and stays a single row.
+
+A parameter with a sparsity pattern takes a dense value, a sparse matrix without batch dimensions, or the entries on its
+pattern, (*batch, entries), in the order of `ParameterInfo.sparsity`; where a shape can be read both ways it is dense.
 """
 
 import math
@@ -15,8 +18,9 @@ from torch import Tensor
 
 from convexlayers.errors import ArgumentError, wrong_shape
 from convexlayers.program import Block, ParameterInfo
+from convexlayers.sparse import SparseMatrix, is_sparse, pick
 
-Value = Tensor | np.ndarray | float | int
+Value = Tensor | np.ndarray | SparseMatrix | float | int
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,8 @@ class Batch:
         return value.to(device=self.device, dtype=self.dtype if value.is_floating_point() else value.dtype)
 
     def as_row(self, value: Tensor, info: ParameterInfo) -> Tensor:
-        """A value (*batch, *shape), or one that the batch shares, to (B or 1, size), float64."""
-        size = info.size
+        """What `block_values` made of a value, for the batch or shared by it, to (B or 1, entries), float64."""
+        size = info.entries
         rows = self.size if size == 0 else value.numel() // size
         return _in_float64(value.reshape(rows, size), self.device)
 
@@ -73,6 +77,8 @@ def _is_plain(value: Value) -> bool:
 
 
 def _in_float64(value: Tensor, device: torch.device) -> Tensor:
+    # The kernels read memory, in which torch may have put off a change of sign (`z.conj().imag`).
+    value = value.resolve_neg()
     return value if value.dtype is torch.float64 and value.device == device else value.to(device, torch.float64)
 
 
@@ -82,9 +88,17 @@ def as_tensor(name: str, value: Value) -> Tensor:
     Raises:
         ArgumentError: the value is complex, or not numeric.
     """
+    if is_sparse(value):
+        kind = "tensor" if isinstance(value, Tensor) else "matrix"
+        raise ArgumentError(
+            f"{name} is a sparse {kind}, expected a dense one: only a parameter that was declared with `sparsity=` "
+            "takes it."
+        )
     if isinstance(value, Tensor):
         tensor = value
     else:
+        if np.ma.is_masked(value):
+            raise ArgumentError(f"{name} is an array with masked entries, expected one with all its numbers.")
         # A copy in native byte order: torch takes neither negative strides nor foreign bytes nor read-only memory.
         # Numbers keep all their digits in float64; the dtype of results is decided by `common_dtype`.
         try:
@@ -96,7 +110,7 @@ def as_tensor(name: str, value: Value) -> Tensor:
         dtype = np.dtype(np.float64) if array.dtype == np.longdouble else array.dtype.newbyteorder("=")
         tensor = torch.from_numpy(np.array(array, dtype=dtype, order="C"))
     if tensor.layout is not torch.strided:
-        raise ArgumentError(f"{name} is a sparse tensor, expected a dense one.")
+        raise ArgumentError(f"{name} is a sparse tensor of layout {tensor.layout}, expected a dense one.")
     if tensor.is_complex():
         raise ArgumentError(f"{name} is complex, expected real numbers.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
@@ -132,6 +146,8 @@ def to_batch(
         ArgumentError: a shape is wrong, batch dimensions do not broadcast, or devices differ; the message names the
             parameter, what came and what was expected.
     """
+    if any(info.sparsity is not None for info in parameters):
+        values = [_without_zeros(info, value) for info, value in zip(parameters, values, strict=True)]
     plain = len(values) > 0 and dtype in (None, torch.float64) and all(_is_plain(value) for value in values)
     tensors: list[Tensor] = (
         list(values)  # type: ignore[arg-type]
@@ -147,8 +163,8 @@ def to_batch(
         batch = Batch(shape, dtype or common_dtype(values), _common_device(parameters, tensors, values), dtypes)
     for position, lead in enumerate(leading):
         if lead != shape and math.prod(lead) != 1:
-            info = parameters[position]
-            tensors[position] = tensors[position].expand(*shape, *info.shape)
+            trailing = tensors[position].shape[len(lead) :]
+            tensors[position] = tensors[position].expand(*shape, *trailing)
     return tensors, batch
 
 
@@ -163,12 +179,34 @@ def _common_shape(parameters: Sequence[ParameterInfo], leading: Sequence[tuple[i
         raise ArgumentError(f"The batch dimensions of the parameters do not broadcast: {listed}.") from error
 
 
+def _without_zeros(info: ParameterInfo, value: Value) -> Value:
+    """The entries of a sparse matrix on the pattern of its parameter; other values as they are."""
+    if info.sparsity is None or not is_sparse(value):
+        return value
+    return pick(info.name, value, info.shape, info.sparsity)
+
+
+def are_entries(info: ParameterInfo, tensor: Tensor) -> bool:
+    """Whether a value consists of the entries on the parameter's pattern, (*batch, entries)."""
+    shape, rank = tuple(tensor.shape), len(info.shape)
+    is_dense = len(shape) >= rank and shape[len(shape) - rank :] == info.shape
+    return info.sparsity is not None and not is_dense and shape[-1:] == (info.entries,)
+
+
+def value_shape(info: ParameterInfo, tensor: Tensor) -> tuple[int, ...]:
+    """What of a value's shape is not batch dimensions."""
+    return (info.entries,) if are_entries(info, tensor) else info.shape
+
+
 def _leading(info: ParameterInfo, tensor: Tensor) -> tuple[int, ...]:
     """Batch dimensions of a value."""
     shape = tuple(tensor.shape)
+    if info.sparsity is not None and are_entries(info, tensor):
+        return shape[:-1]
     cut = len(shape) - len(info.shape)
     if cut < 0 or shape[cut:] != info.shape:
         expected = f"(*batch, {', '.join(map(str, info.shape))})" if info.shape else "(*batch)"
+        expected += f" or (*batch, {info.entries}), its entries" if info.sparsity is not None else ""
         raise wrong_shape(info.name, tensor.shape, expected)
     return shape[:cut]
 
@@ -188,11 +226,16 @@ def _common_device(
 
 
 def block_values(blocks: Sequence[Block], values: Sequence[Tensor]) -> list[Tensor]:
-    """What each block of theta is made from: a parameter's value, or its logarithm."""
-    return [
-        _log(values[block.parameter].to(torch.float64)) if block.logarithm else values[block.parameter]
-        for block in blocks
-    ]
+    """What each block of theta is made from: a parameter's value, its entries on a pattern, or its logarithm."""
+    return [_block_value(block, values[block.parameter]) for block in blocks]
+
+
+def _block_value(block: Block, value: Tensor) -> Tensor:
+    info = block.sparse
+    if info is not None and info.sparsity is not None and not are_entries(info, value):
+        flat = value.reshape(*value.shape[: value.ndim - len(info.shape)], info.size)
+        value = flat.index_select(-1, torch.as_tensor(info.sparsity, device=value.device))
+    return _log(value.to(torch.float64)) if block.logarithm else value
 
 
 def _log(value: Tensor) -> Tensor:

@@ -47,6 +47,14 @@ class SecondDerivativeError(ConvexLayersError, RuntimeError):
     """A derivative of the derivative was asked for where none is implemented."""
 
 
+class FileFormatError(ConvexLayersError, ValueError):
+    """A file does not hold a layer, is damaged, or was written by a newer version."""
+
+
+class CheckpointError(ConvexLayersError, RuntimeError):
+    """A state_dict was saved with another problem than that of the layer which is to load it."""
+
+
 class DerivativeWarning(UserWarning):
     """A derivative was returned whose linear system was not solved to the accuracy one should expect."""
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from convexlayers.activity import WEAK, find_activity
 from convexlayers.autograd import Call, differentiable_solve, in_transform, traceable_outputs
-from convexlayers.batching import Batch, Value, block_values, to_batch
+from convexlayers.batching import Batch, Value, block_values, to_batch, value_shape
 from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.errors import ArgumentError
 from convexlayers.operators import Operator
@@ -251,6 +251,7 @@ def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Ba
     """Check the values of the parameters that have attributes."""
     checked = [i for i in program.checked if tensors[i].numel()]
     infos = [program.parameters[i] for i in checked]
-    values = [tensors[i].detach().reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
+    found = [(tensors[i].detach(), info) for i, info in zip(checked, infos, strict=True)]
+    values = [value.reshape(-1, *value_shape(info, value)) for value, info in found]
     rows = [value.to(batch.device, torch.float64) for value in values]
     validate(infos, rows, [batch.dtypes[i] for i in checked])

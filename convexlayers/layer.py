@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from convexlayers.engines import Engine, make_engine
 from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.relax import check_relax
+from convexlayers.saving import SavedModule
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -37,7 +38,7 @@ class LayerSolution(BatchSolution):
     duals: tuple[Tensor, ...]
 
 
-class ConvexLayer(CompilableModule):
+class ConvexLayer(SavedModule, CompilableModule):
     """A layer whose outputs solve a convex optimization problem whose parameters are its inputs.
 
     The problem is canonicalized once, here; calls solve it for a batch of parameter values and are differentiable in
@@ -109,7 +110,7 @@ class ConvexLayer(CompilableModule):
         on_failure: str = "raise",
         validate: bool = True,
         relax: str | None = None,
-    ) -> "ConvexLayer":
+    ) -> Self:
         """A layer from what `compile_problem` returned, possibly elsewhere: cvxpy is not needed.
 
         Args:
@@ -203,7 +204,3 @@ class ConvexLayer(CompilableModule):
             relax=self._relax_with,
             **options,
         )
-
-    def extra_repr(self) -> str:
-        """For print(layer)."""
-        return f"{self.program.title}, solver={self.engine.name!r}, on_failure={self.on_failure!r}"

@@ -4,27 +4,24 @@ Parameters to problem data, solution vectors to variables and duals: each is one
 problem is compiled, and hold no Python per batch element.
 """
 
-from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import ParamSpec, TypeVar
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from torch import Tensor
 
-P = ParamSpec("P")
-T = TypeVar("T")
 
+@contextmanager
+def lasting_tensors() -> Iterator[None]:
+    """Tensors made inside are on the CPU and may take part in autograd, in whatever mode of torch the caller is.
 
-def untransformed(function: Callable[P, T]) -> Callable[P, T]:
-    """For what makes lasting tensors: inside of torch.func's transforms they would belong to the transform, and die."""
-
-    @wraps(function)
-    def outside(*args: P.args, **kwargs: P.kwargs) -> T:
-        with torch._C._DisableFuncTorch():
-            return function(*args, **kwargs)
-
-    return outside
+    What is made once and kept must not depend on where it was made: a model that is built under `torch.device("cuda")`
+    or first called in `inference_mode` is trained like any other, and a tensor made inside of torch.func's transforms
+    would belong to the transform, and die with it.
+    """
+    with torch.device("cpu"), torch.inference_mode(False), torch._C._DisableFuncTorch():
+        yield
 
 
 class SparseMap:
@@ -35,7 +32,6 @@ class SparseMap:
         rows, cols, values: the entries; duplicates have been added up.
     """
 
-    @untransformed
     def __init__(self, rows: np.ndarray, cols: np.ndarray, values: np.ndarray, shape: tuple[int, int]) -> None:
         """Sort the entries, add up duplicates and drop what cancels.
 
@@ -51,18 +47,21 @@ class SparseMap:
         if not kept.all():
             unique, summed = unique[kept], summed[kept]
         self.shape = shape
-        self.rows = torch.from_numpy(unique // max(shape[1], 1))
-        self.cols = torch.from_numpy(unique % max(shape[1], 1))
-        self.values = torch.from_numpy(summed)
+        with lasting_tensors():
+            self._set_entries(unique // max(shape[1], 1), unique % max(shape[1], 1), summed)
+
+    def _set_entries(self, rows: np.ndarray, cols: np.ndarray, values: np.ndarray) -> None:
+        """Keep the entries, and find out what is special about them."""
+        self.rows, self.cols, self.values = (torch.from_numpy(part) for part in (rows, cols, values))
         # A map with exactly one entry in every row is a gather: no scatter is needed to apply it.
-        self._is_gather = len(unique) == shape[0] and bool((self.rows == torch.arange(shape[0])).all())
+        self._is_gather = self.nnz == self.shape[0] and bool((self.rows == torch.arange(self.shape[0])).all())
         self._has_unit_values = bool((self.values == 1).all())
-        self._is_injective = self._is_gather and len(torch.unique(self.cols)) == len(unique)
+        self._is_injective = self._is_gather and len(torch.unique(self.cols)) == self.nnz
         # Consecutive entries are a slice, all of them the input itself.
-        first = int(self.cols[0]) if len(unique) else 0
-        consecutive = bool((self.cols == torch.arange(first, first + len(unique))).all())
+        first = int(self.cols[0]) if self.nnz else 0
+        consecutive = bool((self.cols == torch.arange(first, first + self.nnz)).all())
         self._slice = (
-            slice(first, first + len(unique)) if self._is_gather and self._has_unit_values and consecutive else None
+            slice(first, first + self.nnz) if self._is_gather and self._has_unit_values and consecutive else None
         )
 
     @classmethod
@@ -84,13 +83,13 @@ class SparseMap:
 
     def after(self, first: "SparseMap") -> "SparseMap":
         """The map x -> self(first(x)); `first` must have at most one entry per row."""
-        entry = torch.full((first.shape[0],), -1, dtype=torch.int64)
-        entry[first.rows] = torch.arange(first.nnz)
-        source = entry[self.cols]
+        entry = np.full(first.shape[0], -1, dtype=np.int64)
+        entry[first.rows.numpy()] = np.arange(first.nnz)
+        source = entry[self.cols.numpy()]
         kept = source >= 0
-        values = self.values[kept] * first.values[source[kept]]
+        values = self.values.numpy()[kept] * first.values.numpy()[source[kept]]
         shape = (self.shape[0], first.shape[1])
-        return SparseMap(self.rows[kept].numpy(), first.cols[source[kept]].numpy(), values.numpy(), shape)
+        return SparseMap(self.rows.numpy()[kept], first.cols.numpy()[source[kept]], values, shape)
 
     def apply(self, x: Tensor) -> Tensor:
         """M x, shape (..., k) to (..., N); differentiable by torch's own rules."""
@@ -139,9 +138,9 @@ class AffineMap:
     batch, formed before the map's adjoint so that no per-element copy of it exists.
     """
 
-    @untransformed
     def __init__(self, constant: np.ndarray, blocks: Sequence[SparseMap]) -> None:
-        self.constant = torch.as_tensor(constant, dtype=torch.float64)
+        with lasting_tensors():
+            self.constant = torch.as_tensor(constant, dtype=torch.float64)
         self.blocks = tuple(blocks)
 
     @property

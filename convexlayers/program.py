@@ -198,7 +198,8 @@ class ParameterInfo:
         shape: shape of one value.
         attributes: CVXPY's attributes that values must have, in the order nonneg, PSD, ...
         bounds: lower and upper bound, each broadcastable to `shape`, or None.
-        sparsity: flat row-major indices of the entries that may be nonzero, or None.
+        sparsity: flat row-major indices of the entries that may be nonzero, or None. Only these are in theta, in this
+            order, which is CVXPY's (`parameter.sparse_idx`: by column, then row).
     """
 
     key: int
@@ -214,6 +215,11 @@ class ParameterInfo:
         return math.prod(self.shape)
 
     @cached_property
+    def entries(self) -> int:
+        """Entries of one value that theta holds."""
+        return self.size if self.sparsity is None else len(self.sparsity)
+
+    @cached_property
     def is_checked(self) -> bool:
         """Whether values have to have a property."""
         return bool(self.attributes) or self.bounds is not None or self.sparsity is not None
@@ -221,10 +227,17 @@ class ParameterInfo:
 
 @dataclass(frozen=True)
 class Block:
-    """One block of theta: a parameter, row-major, or its logarithm (geometric programs)."""
+    """One block of theta: a parameter, row-major, or its logarithm (geometric programs).
+
+    Attributes:
+        parameter: its position.
+        logarithm: whether the block holds its logarithm.
+        sparse: the parameter, if the block holds only the entries on its sparsity pattern.
+    """
 
     parameter: int
     logarithm: bool = False
+    sparse: ParameterInfo | None = None
 
 
 @dataclass(frozen=True, eq=False)

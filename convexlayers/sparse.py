@@ -4,13 +4,25 @@ A sparse matrix has no batch dimensions: the batch shares it, and its gradient i
 the stored entries only. Nothing here costs more than the entries: an n by n matrix is never spread out.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from convexlayers.errors import ArgumentError, wrong_shape
+
+
+class SparseMatrix(Protocol):
+    """A sparse matrix or array of scipy."""
+
+    @property
+    def shape(self) -> Any:
+        """Rows and columns."""
+
+    def tocoo(self, copy: bool = ...) -> Any:
+        """In coordinate form."""
+
 
 LAYOUTS = (torch.sparse_coo, torch.sparse_csr, torch.sparse_csc)
 # Entries of a pattern that its hash looks at.
@@ -74,6 +86,36 @@ def split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Tenso
         raise ArgumentError(f"{name} is complex, expected real numbers.")
     values = values if values.is_floating_point() else values.to(torch.float64)
     return Pattern(shape, rows.astype(np.int64), cols.astype(np.int64)), values
+
+
+def pick(name: str, value: Any, shape: tuple[int, ...], sparsity: np.ndarray) -> Tensor:
+    """The entries of a sparse value on a given pattern, differentiable where the value is; zero where it stores none.
+
+    Args:
+        name: for messages.
+        value: for which `is_sparse` holds, without batch dimensions.
+        shape: that it has to have.
+        sparsity: the pattern, as distinct flat row-major indices.
+
+    Returns:
+        (len(sparsity),), in the order of the pattern.
+
+    Raises:
+        ArgumentError: the shape is another one, or an entry that is not zero is outside the pattern.
+    """
+    if len(shape) != 2:
+        raise ArgumentError(f"{name} is sparse, which only a matrix can be; its shape is {shape}.")
+    pattern, values = split(name, value, (shape[0], shape[1]))
+    keys, order = pattern.rows * shape[1] + pattern.cols, np.argsort(sparsity)
+    place = np.minimum(np.searchsorted(sparsity[order], keys), max(len(sparsity) - 1, 0))
+    inside = sparsity[order][place] == keys if len(sparsity) else np.zeros(len(keys), dtype=bool)
+    outside = values.detach().cpu().numpy()[~inside] != 0
+    if outside.any():
+        i, j = int(pattern.rows[~inside][outside][0]), int(pattern.cols[~inside][outside][0])
+        raise ArgumentError(f"{name} must be zero outside its sparsity pattern, but stores an entry at ({i}, {j}).")
+    kept = torch.as_tensor(np.nonzero(inside)[0], device=values.device)
+    target = torch.as_tensor(order[place[inside]], device=values.device)
+    return values.new_zeros(len(sparsity)).index_put((target,), values.index_select(0, kept))
 
 
 def check_quadratic(name: str, pattern: Pattern, values: Tensor) -> None:

@@ -27,14 +27,24 @@ def validate(parameters: Sequence[ParameterInfo], rows: Sequence[Tensor], dtypes
 
     Args:
         parameters: with their attributes.
-        rows: values of shape (B or 1, *shape), float64, detached.
+        rows: values of shape (B or 1, *shape), or their entries on a pattern, (B or 1, entries), float64, detached.
         dtypes: in which the user computed them.
 
     Raises:
         ArgumentError: names the parameter, the attribute, the batch index and the value that is off.
     """
     for info, value, dtype in zip(parameters, rows, dtypes, strict=True):
-        _validate_one(info, value, ROUNDING.get(dtype, 1e-2))
+        known = _info_of_entries(info) if value.shape[1:] != info.shape else info
+        _validate_one(known, value, ROUNDING.get(dtype, 1e-2))
+
+
+def _info_of_entries(info: ParameterInfo) -> ParameterInfo:
+    """What holds of the entries on a parameter's pattern: its signs and bounds."""
+    pattern, bounds = np.asarray(info.sparsity), None
+    if info.bounds is not None:
+        lower, upper = (np.broadcast_to(bound, info.shape).reshape(-1)[pattern] for bound in info.bounds)
+        bounds = (lower, upper)
+    return ParameterInfo(info.key, info.name, (len(pattern),), info.attributes, bounds)
 
 
 def _validate_one(info: ParameterInfo, value: Tensor, slack: float) -> None:

@@ -3,12 +3,15 @@
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
-EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+# Those that train something beside a network without the layer; the others have tests of their own.
+OTHERS = {"cluster_batch"}
+EXAMPLES = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem not in OTHERS)
 
 
 def test_there_are_examples():
@@ -24,3 +27,15 @@ def test_example_reaches_its_figure(path, tmp_path):
     assert "without the layer" in run.stdout
     assert "layer: held-out" in run.stdout
     assert list(tmp_path.glob("*.png"))
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed: it is no part of [dev]")
+def test_a_cluster_that_loses_a_worker_loses_nothing(tmp_path):
+    """The example compares with one process to the last bit, and asserts that one worker was lost."""
+    command = [sys.executable, str(ROOT / "examples" / "cluster_batch.py"), "--fast", "--kill", "--output", "."]
+    # Ray keeps a token in the user's folder.
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "HOME": str(tmp_path)}
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert run.returncode == 0, run.stderr[-2000:]
+    assert "workers lost: 1; results equal to one process, to the last bit" in run.stdout
+    assert (tmp_path / "cluster_batch.pt").exists()

@@ -80,11 +80,11 @@ def test_in_a_sequential():
     assert (model[0].weight.grad != 0).any()
 
 
-def test_it_has_no_parameters_buffers_or_state(layer):
+def test_it_has_no_parameters_or_buffers(layer):
     assert isinstance(layer, torch.nn.Module)
     assert list(layer.parameters()) == list(layer.buffers()) == list(layer.children()) == []
-    assert layer.state_dict() == {}
-    assert layer.load_state_dict({}).missing_keys == []
+    # What a checkpoint has of it: which problem it was saved with.
+    assert list(layer.state_dict()) == ["_extra_state"]
 
 
 def test_calls_leave_nothing_behind(layer):
@@ -214,11 +214,10 @@ def test_modes_flags_and_moves_change_nothing():
 def test_repr():
     layer = make_layer(on_failure="nan", solver="clarabel")
     text = repr(layer)
-    assert text.startswith("ConvexLayer(minimize ")
+    assert text.startswith("ConvexLayer(\n  minimize ")
     assert "quad_over_lin" in text
-    assert text.endswith("solver='clarabel', on_failure='nan')")
-    assert len(text.splitlines()) == 1
-    assert text in repr(torch.nn.Sequential(layer))
+    assert text.endswith("tolerance=1e-08, on_failure='nan'\n)")
+    assert all(line.strip() in repr(torch.nn.Sequential(layer)) for line in text.splitlines())
     summary = str(layer.program)
     assert "t (3,), w ()" in summary
     assert "x (3,)" in summary
@@ -228,8 +227,9 @@ def test_repr_of_a_large_problem_is_short():
     x = cp.Variable(2)
     total = sum(cp.norm(x - i) for i in range(60))
     layer = cl.ConvexLayer(cp.Problem(cp.Maximize(-total)), [], [x])
-    assert repr(layer).startswith("ConvexLayer(maximize ")
-    assert len(repr(layer)) < 160
+    assert repr(layer).startswith("ConvexLayer(\n  maximize ")
+    assert max(map(len, repr(layer).splitlines())) < 120
+    assert len(repr(layer).splitlines()) < 10
 
 
 def test_two_layers_from_one_problem():

@@ -17,7 +17,7 @@ from cvxpy.constraints.zero import Equality, Zero
 from cvxpy.reductions.cone2cone.approx import APPROX_CONE_CONVERSIONS, ApproxCone2Cone
 from cvxpy.reductions.cone2cone.exact import ExactCone2Cone
 from cvxpy.reductions.cvx_attr2constr import CvxAttr2Constr
-from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ConeMatrixStuffing, ParamConeProg
+from cvxpy.reductions.dcp2cone.cone_matrix_stuffing import ParamConeProg
 from cvxpy.reductions.dcp2cone.dcp2cone import Dcp2Cone
 from cvxpy.reductions.dgp2dcp.dgp2dcp import Dgp2Dcp
 from cvxpy.reductions.eliminate_zero_sized import EliminateZeroSized
@@ -26,6 +26,7 @@ from cvxpy.settings import COO_CANON_BACKEND, DPP_PARAM_THRESHOLD
 from cvxpy.utilities import scopes
 from cvxpy.utilities.solver_context import SolverInfo
 
+from convexlayers.compiler.stuffing import SparseStuffing
 from convexlayers.errors import NotDPPError, UnsupportedProblemError
 
 CONES = frozenset({Zero, NonNeg, SOC, PSD, ExpCone, PowCone3D})
@@ -94,7 +95,7 @@ def _reduce(problem: cp.Problem, gp: bool) -> Canonical:
     current = _follow(canonical, EliminateZeroSized(), current)
     _check_constraints(current)
     canonical.objective_variables = frozenset(variable.id for variable in current.objective.variables())
-    stuffing = ConeMatrixStuffing(quad_obj=True, canon_backend=_backend(current))
+    stuffing = SparseStuffing(quad_obj=True, canon_backend=_backend(current))
     try:
         canonical.stuffed = stuffing.apply(current)[0]
     except AssertionError as error:  # CVXPY's own check that coefficients are affine in the parameters

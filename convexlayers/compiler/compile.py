@@ -54,7 +54,7 @@ def compile_problem(
     check_problem(problem, gp)
     canonical = canonicalize(problem, gp)
     infos = describe_parameters(parameters)
-    blocks, columns = parameter_blocks(parameters, canonical)
+    blocks, columns = parameter_blocks(parameters, infos, canonical)
     structure, affine, row_maps = extract(canonical.stuffed, columns)
     outputs = describe_outputs(problem, variables, canonical, structure, row_maps)
     maximizes = isinstance(problem.objective, cp.Maximize)

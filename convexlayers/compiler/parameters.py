@@ -77,26 +77,28 @@ def _bounds(parameter: cp.Parameter) -> tuple[np.ndarray, np.ndarray] | None:
 
 
 def parameter_blocks(
-    parameters: Sequence[cp.Parameter], canonical: Canonical
+    parameters: Sequence[cp.Parameter], infos: Sequence[ParameterInfo], canonical: Canonical
 ) -> tuple[tuple[Block, ...], list[list[Columns]]]:
     """The blocks of theta, and for each the columns that it feeds."""
     starts = canonical.stuffed.param_id_to_col
     blocks: list[Block] = []
     columns: list[list[Columns]] = []
-    for position, parameter in enumerate(parameters):
+    for position, (parameter, info) in enumerate(zip(parameters, infos, strict=True)):
         sources = [(parameter, False)]
         if parameter.id in canonical.logarithms:
             sources.append((canonical.logarithms[parameter.id], True))
         for leaf, logarithm in sources:
             found = _columns_of(leaf, canonical, starts)
             if found:
-                blocks.append(Block(position, logarithm))
+                blocks.append(Block(position, logarithm, info if info.sparsity is not None else None))
                 columns.append(found)
     return tuple(blocks), columns
 
 
 def _columns_of(leaf: cp.Parameter, canonical: Canonical, starts: dict[int, int]) -> list[Columns]:
     """The columns of a parameter as it is and in its reduced form; none if the problem lost it on the way."""
+    if leaf.sparse_idx is not None:
+        return _sparse_columns_of(leaf, canonical, starts)
     found = []
     indices = np.arange(leaf.size).reshape(leaf.shape)
     if leaf.id in starts:
@@ -109,6 +111,21 @@ def _columns_of(leaf: cp.Parameter, canonical: Canonical, starts: dict[int, int]
             picked.append(np.asarray(lower_value(leaf, np.swapaxes(indices, -1, -2))).reshape(-1))
         if reduced.id in starts:
             found.append(Columns(starts[reduced.id], _selection(picked, leaf.size)))
+    return found
+
+
+def _sparse_columns_of(leaf: cp.Parameter, canonical: Canonical, starts: dict[int, int]) -> list[Columns]:
+    """Of a parameter with a sparsity pattern, whose block holds its entries in CVXPY's order of them."""
+    pattern: Any = leaf.sparse_idx
+    count, found = len(pattern[0]), []
+    if leaf.id in starts:
+        column = np.ravel_multi_index(pattern, leaf.shape, order="F")
+        spread = sp.csr_array((np.ones(count), (column, np.arange(count))), shape=(leaf.size, count))
+        found.append(Columns(starts[leaf.id], spread))
+    if leaf.id in canonical.reduced_parameters:
+        _, reduced = canonical.reduced_parameters[leaf.id]
+        if reduced.id in starts:
+            found.append(Columns(starts[reduced.id], _selection([np.arange(count)], count)))
     return found
 
 

@@ -23,7 +23,7 @@ from convexlayers.engines.base import Engine, Plan, select_rows, select_solved
 from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
 from convexlayers.errors import ArgumentError
-from convexlayers.maps import untransformed
+from convexlayers.maps import lasting_tensors
 from convexlayers.native import _core
 from convexlayers.program import ConeProgram, DeferredProgram, ParametrizedConeProgram
 from convexlayers.solution import (
@@ -47,7 +47,7 @@ _plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictiona
 _plans_lock = Lock()
 
 
-@untransformed
+@lasting_tensors()
 def core_plan(program: ParametrizedConeProgram) -> _core.Plan:
     """The symbolic work for a program, done once however many layers and calls share it."""
     with _plans_lock:

@@ -50,6 +50,8 @@ ROWS = {
     19: Row("Compile time and memory are linear in the entries of the data."),
     20: Row("Any leading dimensions, arrays, numbers, keywords and dictionaries are taken."),
     21: Row("The dtype and device that come in go out."),
+    22: Row("A layer is a torch module: it can be copied, saved, hooked, averaged, distributed, shared by threads."),
+    24: Row("Thousands of steps leave memory and the number of threads as they were."),
     25: Row("The same inputs give the same results, on any number of threads and beside any neighbours."),
 }
 

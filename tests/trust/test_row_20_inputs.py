@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import convexlayers as cl
-from trust.families import FAMILIES, assert_same, layer_of, randn, solve_and_differentiate, weights_like
+from trust.families import FAMILIES, assert_same, layer_of, leaves, randn, solve_and_differentiate, weights_like
 
 # Families with parameters of different ranks, with outputs that are vectors, matrices and several.
 NAMES = ["dense_qp", "mpc", "socp", "logistic_regression", "nearest_correlation", "transport", "simplex", "geometric"]
@@ -64,6 +64,29 @@ def test_memory_layout_does_not_matter(solver):
     assert not any(value.is_contiguous() for value in strided)
     assert_same(layer(*strided), expected)
     assert_same(layer(q.flip(0).flip(0), G[[0, 1, 2, 3]], b.clone()), expected)
+
+
+def test_signs_that_torch_has_put_off(solver):
+    """The imaginary part of a conjugate is the same memory, to be read with the other sign; a cotangent too."""
+    layer, (q, G, b) = layer_of("dense_qp", solver), FAMILIES["dense_qp"].sample(4)
+    lazy = torch.complex(q, -q).conj().imag
+    assert lazy.is_neg()
+    assert_same(layer(lazy, G, b), layer(q, G, b), 0.0)
+    for negate in (torch.neg, torch._neg_view):
+        inputs = leaves([q, G, b])
+        (x,) = layer(*inputs)
+        grads = torch.autograd.grad(x, inputs, negate(torch.ones_like(x)))
+        assert grads[0].max() > 0.1
+        assert_same(grads[0], -torch.autograd.grad(layer(*inputs)[0].sum(), inputs)[0], 0.0)
+
+
+def test_masked_arrays_are_refused_where_something_is_masked(solver):
+    layer, (q, G, b) = layer_of("dense_qp", solver), FAMILIES["dense_qp"].sample(4)
+    whole = np.ma.masked_array(q.numpy(), mask=False)
+    assert_same(layer(whole, G, b), layer(q, G, b), 0.0)
+    whole[1, 2] = np.ma.masked
+    with pytest.raises(cl.errors.ArgumentError, match="is an array with masked entries"):
+        layer(whole, G, b)
 
 
 def test_inputs_are_not_written(solver):
