@@ -220,8 +220,5 @@ def relax_infeasible(
 
 def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
     """Check the values of the parameters that have attributes."""
-    checked = [i for i in program.checked if tensors[i].numel()]
-    infos = [program.parameters[i] for i in checked]
-    values = [tensors[i].detach().reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
-    rows = [value.to(batch.device, torch.float64) for value in values]
-    validate(infos, rows, [batch.dtypes[i] for i in checked])
+    checked, parameters = program.checked, program.parameters
+    validate([parameters[i] for i in checked], [tensors[i] for i in checked], [batch.dtypes[i] for i in checked])
