@@ -47,7 +47,11 @@ def _is_plain(info: ParameterInfo, value: Tensor, slack: float) -> bool:
     if attributes is None:
         # Threads that come here at the same time prepare the same.
         attributes = _prepared[info] = _prepare(info)
-    return attributes.hold(value.data_ptr(), value.numel(), slack, torch.get_num_threads())
+    try:
+        address = value.data_ptr()
+    except RuntimeError:  # within torch.func's transforms the numbers are behind a wrapper
+        return False
+    return attributes.hold(address, value.numel(), slack, torch.get_num_threads())
 
 
 def _prepare(info: ParameterInfo) -> _core.Attributes:

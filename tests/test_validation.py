@@ -212,3 +212,14 @@ def test_what_is_prepared_stays_out_of_copies():
         assert torch.equal(other(good)[0], expected)
         with pytest.raises(ArgumentError, match="p must be nonneg"):
             other(bad)
+
+
+def test_transforms_of_torch_func():
+    """Their tensors have no address, and are checked all the same."""
+    x, p = cp.Variable(3), cp.Parameter(3, nonneg=True, name="p")
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - 1) + p @ x)), [p], [x])
+    gradient = torch.func.grad(lambda value: layer(value)[0].sum())
+    value = torch.ones(3, dtype=FLOAT64)
+    torch.testing.assert_close(gradient(value), -0.5 * value)  # x = 1 - p / 2
+    with pytest.raises(ArgumentError, match="p must be nonneg"):
+        gradient(-value)
