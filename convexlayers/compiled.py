@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.autograd import Call, pull_back
-from convexlayers.batching import Value, block_values, common_dtype, to_batch
+from convexlayers.batching import Value, block_values, common_dtype, to_batch, value_shape
 from convexlayers.engines.base import Plan
 from convexlayers.errors import ConvexLayersError
 from convexlayers.execute import check
@@ -106,7 +106,9 @@ def solve(name: str, values: Sequence[Tensor]) -> list[Tensor]:
 def _(name: str, values: Sequence[Tensor]) -> list[Tensor]:
     plan = find(name).plan
     structure, infos = plan.program.structure, plan.program.parameters
-    leading = [value.shape[: value.ndim - len(info.shape)] for value, info in zip(values, infos, strict=True)]
+    leading = [
+        value.shape[: value.ndim - len(value_shape(info, value))] for value, info in zip(values, infos, strict=True)
+    ]
     shape = torch.broadcast_shapes(*leading)
     size = 1
     for length in shape:

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from convexlayers.activity import WEAK, find_activity
 from convexlayers.autograd import Call, differentiable_solve, in_transform, traceable_outputs
-from convexlayers.batching import Batch, Value, block_values, to_batch, value_shape
+from convexlayers.batching import Batch, Value, block_values, to_batch
 from convexlayers.engines.base import Engine, Plan, select_rows
 from convexlayers.errors import ArgumentError
 from convexlayers.operators import Operator
-from convexlayers.program import ParametrizedConeProgram
+from convexlayers.program import Block, ParametrizedConeProgram
 from convexlayers.relax import closest_feasible
 from convexlayers.solution import DerivativeReport, Point, Solution
 from convexlayers.status import Status, describe, raise_for_status
@@ -197,12 +197,13 @@ def _execute_traceably(
     program = plan.program
 
     def check_rows(theta: Sequence[Tensor]) -> None:
-        pairs = [(block.parameter, row) for block, row in zip(program.blocks, theta, strict=True)]
-        known = {i: row for (i, row), block in zip(pairs, program.blocks, strict=True) if not block.logarithm}
-        checked = [i for i in program.checked if i in known and known[i].numel()]
-        infos = [program.parameters[i] for i in checked]
-        rows = [known[i].reshape(-1, *info.shape) for i, info in zip(checked, infos, strict=True)]
-        validate(infos, rows, [batch.dtypes[i] for i in checked])
+        # Logarithms of positive parameters have said what there is to say: they are NaN where a value is not.
+        pairs = [(block, row) for block, row in zip(program.blocks, theta, strict=True) if not block.logarithm]
+        known = {block.parameter: row if block.sparse else _unflat(program, block, row) for block, row in pairs}
+        checked = [i for i in program.checked if i in known]
+        validate(
+            [program.parameters[i] for i in checked], [known[i] for i in checked], [batch.dtypes[i] for i in checked]
+        )
 
     operator = Operator(
         plan,
@@ -212,6 +213,11 @@ def _execute_traceably(
     values = block_values(program.blocks, tensors)
     outputs, solution = traceable_outputs(Call(plan, batch, with_objective), operator, values)
     return Execution(batch, outputs[: len(program.outputs)], outputs[-1] if with_objective else None, solution)
+
+
+def _unflat(program: ParametrizedConeProgram, block: Block, row: Tensor) -> Tensor:
+    """A block of theta, (B or 1, size), in the shape of its parameter."""
+    return row.reshape(row.shape[0], *program.parameters[block.parameter].shape)
 
 
 def run_plan(
@@ -249,9 +255,5 @@ def relax_infeasible(
 
 def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
     """Check the values of the parameters that have attributes."""
-    checked = [i for i in program.checked if tensors[i].numel()]
-    infos = [program.parameters[i] for i in checked]
-    found = [(tensors[i].detach(), info) for i, info in zip(checked, infos, strict=True)]
-    values = [value.reshape(-1, *value_shape(info, value)) for value, info in found]
-    rows = [value.to(batch.device, torch.float64) for value in values]
-    validate(infos, rows, [batch.dtypes[i] for i in checked])
+    checked, parameters = program.checked, program.parameters
+    validate([parameters[i] for i in checked], [tensors[i] for i in checked], [batch.dtypes[i] for i in checked])

@@ -1,4 +1,4 @@
-"""The check of definiteness in lanes never passes what the careful check refuses, and passes what it should."""
+"""The core's check of definiteness never passes what the careful check refuses, and passes what it should."""
 
 import pytest
 import torch
@@ -22,20 +22,23 @@ def semidefinite(batch, n, rank, seed):
 
 
 def plainly_definite(values, sign=1.0):
-    return validation._is_plainly_definite(values, sign, 1e-9)
+    info = ParameterInfo(0, "P", tuple(values.shape[1:]), ("PSD" if sign > 0 else "NSD",))
+    return validation._is_plain(info, values, 1e-9)
 
 
+# One matrix alone, too few to fill the lanes, and more than fill them.
+@pytest.mark.parametrize("batch", [1, 3, 11])
 @pytest.mark.parametrize("n", [1, 2, 5, 17, 40, 101])
 @pytest.mark.parametrize("scale", [1e-8, 1.0, 1e9])
-def test_definite_and_semidefinite_matrices_pass(n, scale):
+def test_definite_and_semidefinite_matrices_pass(n, scale, batch):
     for rank in {n, max(1, n // 2), 1}:
-        values = scale * semidefinite(11, n, rank, seed=n)
+        values = scale * semidefinite(batch, n, rank, seed=n)
         assert plainly_definite(values)
         assert plainly_definite(-values, -1.0)
     assert plainly_definite(torch.zeros(3, n, n, dtype=FLOAT64))
 
 
-@pytest.mark.parametrize("n", [2, 5, 17, 40])
+@pytest.mark.parametrize("n", [2, 5, 17, 40, 101])
 @pytest.mark.parametrize("position", [0, 7, 8, 10])
 def test_one_that_is_not_is_found_among_many(n, position):
     good = semidefinite(11, n, n, seed=n) + torch.eye(n, dtype=FLOAT64)

@@ -9,9 +9,21 @@ def info() -> dict[str, str | int]: ...
 def analyze(
     n: int, indptr: NDArray[int64], indices: NDArray[int64]
 ) -> tuple[NDArray[int64], NDArray[int64], NDArray[int64], NDArray[int64], NDArray[int64], int]: ...
-def find_indefinite(
-    values: Address, count: int, order: int, sign: float, slack: float, suspect: Address, threads: int, /
-) -> None: ...
+
+class Attributes:
+    def hold(self, values: Address, entries: int, slack: float, threads: int, /) -> bool: ...
+
+def make_attributes(
+    size: int,
+    order: int,
+    limits: tuple[float, float],
+    kinds: tuple[bool, bool, bool, bool],
+    signs: NDArray[float64],
+    lowers: NDArray[float64],
+    uppers: NDArray[float64],
+    outside: NDArray[float64],
+    /,
+) -> Attributes: ...
 
 class Plan:
     def describe(self) -> dict[str, int]: ...

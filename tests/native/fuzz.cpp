@@ -17,6 +17,7 @@
 #include "lanes/kernels.hpp"
 #include "numeric.hpp"
 #include "solver.hpp"
+#include "validate.hpp"
 
 namespace {
 
@@ -481,6 +482,57 @@ void fuzz_plan(Random& random, std::vector<std::int64_t>& outcomes) {
     Derivatives(random, plan, theta, results, batch).run(threads);
 }
 
+// ------------------------------------------------------------------------------------------------- attributes
+
+// What definite matrices with small negative entries off the diagonal have, or most of them have not.
+Attributes random_attributes(Random& random, Int order, std::int64_t matrices) {
+    Attributes asked;
+    asked.order = order;
+    asked.size = matrices * order * order;
+    const double infinity = std::numeric_limits<double>::infinity();
+    asked.lower = random.chance(0.2) ? -1.0 : -infinity;
+    asked.upper = random.chance(0.2) ? 1e3 : infinity;
+    asked.positive = random.chance(0.1);
+    asked.negative = random.chance(0.05);
+    asked.symmetric = random.chance(0.3);
+    asked.diagonal = random.chance(0.1);
+    if (random.chance(0.5)) asked.signs.push_back(random.chance(0.9) ? 1.0 : -1.0);
+    if (random.chance(0.3)) {
+        asked.lowers.assign(asked.size, -1.0);
+        asked.uppers.assign(asked.size, 1e3);
+    }
+    if (random.chance(0.2)) asked.outside.assign(asked.size, 0.0);
+    asked.prepare();
+    return asked;
+}
+
+Numbers definite_matrices(Random& random, Int order, std::int64_t count) {
+    Numbers values;
+    for (std::int64_t k = 0; k < count; ++k)
+        for (Int i = 0; i < order; ++i)
+            for (Int j = 0; j < order; ++j) values.push_back(i == j ? 1.0 + random.uniform() : -0.5 / order);
+    return values;
+}
+
+void fuzz_attributes(Random& random) {
+    const Int order = random.between(1, random.chance(0.05) ? 150 : 40);
+    const std::int64_t matrices = random.between(1, 2), count = random.chance(0.05) ? 300 : random.below(20);
+    const Attributes asked = random_attributes(random, order, matrices);
+    Numbers values = definite_matrices(random, order, matrices * count);
+    if (!values.empty() && random.chance(0.5)) {
+        const double strange[] = {-10.0, 1e4, 0.0, std::nan("")};
+        values[random.bits() % values.size()] = strange[random.below(4)];
+    }
+    const bool found = have_attributes(asked, values.data(), count, 1e-9, 1);
+    require(found == have_attributes(asked, values.data(), count, 1e-9, 3), "attributes depend on threads");
+    bool each = true;
+    for (std::int64_t k = 0; k < count; ++k) {
+        const Numbers own(values.begin() + k * asked.size, values.begin() + (k + 1) * asked.size);
+        each = each && have_attributes(asked, own.data(), 1, 1e-9, 1);
+    }
+    require(found == each, "attributes depend on neighbours");
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -492,6 +544,7 @@ int main(int count, char** arguments) {
         check_numeric(random.bits());
         fuzz_linear(random);
         fuzz_plan(random, outcomes);
+        fuzz_attributes(random);
     }
     std::printf("%s: %llu rounds; elements per status:", kernels().name, static_cast<unsigned long long>(rounds));
     for (const std::int64_t elements : outcomes) std::printf(" %lld", static_cast<long long>(elements));

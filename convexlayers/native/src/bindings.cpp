@@ -16,9 +16,11 @@
 #include "lanes/kernels.hpp"
 #include "solver.hpp"
 #include "symbolic/analyze.hpp"
+#include "validate.hpp"
 
 namespace nb = nanobind;
 namespace symbolic = convexlayers::symbolic;
+using convexlayers::Attributes;
 using convexlayers::plan::Int;
 using convexlayers::plan::Plan;
 using symbolic::Index;
@@ -232,11 +234,32 @@ nb::ndarray<nb::numpy, double, nb::ndim<3>> factor_and_solve(
     return {data, {rhs.shape(0), rhs.shape(1), rhs.shape(2)}, owner};
 }
 
-void find_indefinite(Address values, std::int64_t count, Int order, double sign, double slack, Address suspect,
-                     int threads) {
+// limits: bounds of all entries; kinds: positive, negative, symmetric, diagonal. The caller owns the result.
+Attributes* make_attributes(std::int64_t size, Int order, const nb::tuple& limits, const nb::tuple& kinds,
+                            const Doubles& signs, const Doubles& lowers, const Doubles& uppers, const Doubles& outside) {
+    auto asked = std::make_unique<Attributes>();
+    const auto is = [&](int i) { return nb::cast<bool>(kinds[i]); };
+    asked->size = size;
+    asked->order = order;
+    asked->lower = nb::cast<double>(limits[0]);
+    asked->upper = nb::cast<double>(limits[1]);
+    asked->positive = is(0);
+    asked->negative = is(1);
+    asked->symmetric = is(2);
+    asked->diagonal = is(3);
+    asked->signs = to_vector<double>(signs);
+    asked->lowers = to_vector<double>(lowers);
+    asked->uppers = to_vector<double>(uppers);
+    asked->outside = to_vector<double>(outside);
+    asked->prepare();
+    return asked.release();
+}
+
+// entries: of all values together.
+bool have_attributes(const Attributes& asked, Address values, std::int64_t entries, double slack, int threads) {
     const nb::gil_scoped_release unlocked;
-    convexlayers::find_indefinite(pointer<const double>(values), count, order, sign, slack, pointer<bool>(suspect),
-                                  threads);
+    const std::int64_t count = asked.size > 0 ? entries / asked.size : 0;
+    return convexlayers::have_attributes(asked, pointer<const double>(values), count, slack, threads);
 }
 
 nb::dict info() {
@@ -255,7 +278,6 @@ NB_MODULE(_core, module) {
     // Plans live as long as the programs that cache them, which may be to the end of the interpreter.
     nb::set_leak_warnings(false);
     module.def("info", &info);
-    module.def("find_indefinite", &find_indefinite);
     module.def("analyze", &analyze, nb::arg("n"), nb::arg("indptr"), nb::arg("indices"));
     nb::class_<Plan>(module, "Plan", "The symbolic work for one parametrized program; see engines/native.py.")
         .def("describe", &describe)
@@ -265,4 +287,7 @@ NB_MODULE(_core, module) {
         .def("tangent", &tangent);
     module.def("factor_and_solve", &factor_and_solve);
     module.def("make_plan", &make_plan, nb::rv_policy::take_ownership);
+    nb::class_<Attributes>(module, "Attributes", "What the values of a parameter have to be; see validation.py.")
+        .def("hold", &have_attributes);
+    module.def("make_attributes", &make_attributes, nb::rv_policy::take_ownership);
 }

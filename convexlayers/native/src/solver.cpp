@@ -4,9 +4,6 @@
 #include <atomic>
 #include <deque>
 #include <functional>
-#include <map>
-#include <memory>
-#include <mutex>
 
 #include "lanes/kernels.hpp"
 #include "team.hpp"
@@ -57,26 +54,7 @@ void run_elements(const plan::Plan& plan, std::int64_t elements, int asked, doub
     });
 }
 
-// Patterns of dense matrices that have been asked for; few orders occur in a program.
-const plan::DensePattern& dense_pattern(plan::Int order) {
-    static std::mutex mutex;
-    static auto* const patterns = new std::map<plan::Int, std::unique_ptr<plan::DensePattern>>;
-    const std::lock_guard<std::mutex> lock(mutex);
-    std::unique_ptr<plan::DensePattern>& pattern = (*patterns)[order];
-    if (!pattern) pattern = std::make_unique<plan::DensePattern>(order);
-    return *pattern;
-}
-
 }  // namespace
-
-void find_indefinite(const double* values, std::int64_t count, plan::Int order, double sign, double slack,
-                     bool* suspect, int threads) {
-    const plan::DensePattern& pattern = dense_pattern(order);
-    SquareMatrices matrices{pattern, values, count, sign, slack, suspect};
-    const double work = static_cast<double>(count) * (pattern.panels.flops + 8.0 * pattern.panels.size);
-    const double useful = std::min(work / kWorkPerThread, static_cast<double>(threads));
-    run_on_threads(std::max(1, static_cast<int>(useful)), [&] { kernels().find_indefinite(matrices); });
-}
 
 void solve_batch(const plan::Plan& plan, const Settings& settings, const Values* values, std::int64_t batch,
                  const Solutions& out, int threads) {

@@ -28,9 +28,4 @@ void adjoint_batch(const plan::Plan& plan, const Values* values, const Solutions
 void tangent_batch(const plan::Plan& plan, const Values* values, const Solutions& at, const Reports& reports,
                    std::vector<std::int64_t> elements, const Values* dtheta, const Tangents& out, int threads);
 
-// suspect[i]: whether it is in doubt that sign * matrix i is positive semidefinite, and symmetric up to slack times its
-// largest entry. values: (count, order, order).
-void find_indefinite(const double* values, std::int64_t count, plan::Int order, double sign, double slack,
-                     bool* suspect, int threads);
-
 }  // namespace convexlayers

@@ -1,7 +1,7 @@
 // Compiled once per instruction set, with CONVEXLAYERS_ISA its name (and namespace).
 #include "lanes/kernels.hpp"
 
-#include "lanes/definite.hpp"
+#include "lanes/attributes.hpp"
 #include "lanes/derivative.hpp"
 #include "lanes/interior_point.hpp"
 #include "lanes/speed.hpp"
@@ -68,12 +68,10 @@ void solve_linear(const LinearSystems& systems) {
         LinearSolver<kLanes>(systems).run();
 }
 
-void find_indefinite(SquareMatrices& matrices) { Definite<kLanes>(matrices).run(); }
-
 }  // namespace
 
 extern const Kernels table;
 const Kernels table = {CONVEXLAYERS_STRING(CONVEXLAYERS_ISA), kLanes, solve, adjoint, tangent,
-                       solve_linear, find_indefinite, Speed<kLanes>::factorization, Speed<kLanes>::peak};
+                       solve_linear, have_attributes, Speed<kLanes>::factorization, Speed<kLanes>::peak};
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA

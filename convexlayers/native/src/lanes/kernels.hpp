@@ -33,18 +33,9 @@ struct LinearSystems {
     double* y;                         // (count, sides, nodes), overwritten by the solutions
 };
 
-// Dense square matrices, row-major, and what is asked of them: sign * matrix positive semidefinite, symmetric up to
-// slack times the largest entry.
-struct SquareMatrices {
-    const plan::DensePattern& pattern;
-    const double* values;  // (count, n, n)
-    std::int64_t count;
-    double sign, slack;
-    bool* suspect;  // (count): whether that is in doubt
-    std::atomic<std::int64_t> next{0};
-};
+struct Attributes;
 
-// Each function is the work of one thread: it takes elements or chunks until there are none.
+// Each function is the work of one thread; those that get a queue or chunks take from it until there are none.
 struct Kernels {
     const char* name;
     int lanes;
@@ -55,7 +46,8 @@ struct Kernels {
     void (*tangent)(const plan::Plan&, const Values*, const Solutions&, const Reports&, Chunks&, const Values* dtheta,
                     const Tangents&);
     void (*solve_linear)(const LinearSystems&);
-    void (*find_indefinite)(SquareMatrices&);
+    // As in validate.hpp.
+    bool (*have_attributes)(const Attributes&, const double* values, std::int64_t count, double slack);
     // Seconds of one factorization of `lanes` matrices; operations per second that the registers allow.
     double (*time_factorization)(const plan::Plan&, int repeats);
     double (*peak)();
