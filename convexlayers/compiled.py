@@ -17,7 +17,7 @@ from torch import Tensor
 from convexlayers.autograd import Call, pull_back
 from convexlayers.batching import Value, block_values, common_dtype, to_batch, value_shape
 from convexlayers.engines.base import Plan
-from convexlayers.errors import ConvexLayersError
+from convexlayers.errors import ArgumentError, ConvexLayersError
 from convexlayers.execute import check
 from convexlayers.operators import Operator
 from convexlayers.status import raise_for_status
@@ -31,11 +31,13 @@ class Compilable:
         plan: who solves.
         check_values: whether to check the parameters' attributes.
         raises: whether an element that is not solved is an error.
+        relax: as of the layer; only None can be compiled.
     """
 
     plan: Plan
     check_values: bool
     raises: bool
+    relax: str | None = None
 
 
 _registered: WeakValueDictionary[str, Compilable] = WeakValueDictionary()
@@ -62,8 +64,13 @@ class CompilableModule(torch.nn.Module):
         super().__setstate__(state)
         self._register(self._compilable)
 
-    def _compiled_call(self, values: Sequence[Value], outputs: int) -> tuple[Tensor, ...]:
-        """The outputs, that many, by one node of a graph."""
+    def _compiled_call(self, values: Sequence[Value]) -> tuple[Tensor, ...]:
+        """The outputs, by one node of a graph."""
+        if self._compilable.relax is not None:
+            raise ArgumentError(
+                "A layer with relax cannot be compiled: what it relaxes is decided by looking at numbers."
+            )
+        outputs = len(self._compilable.plan.program.outputs)
         tensors = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
         return tuple(torch.ops.convexlayers.solve(self._name, tensors)[:outputs])
 

@@ -1,6 +1,6 @@
 """One call: values in, solved batch out, failure policy applied. What layers and standalone functions share."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -200,10 +200,7 @@ def _execute_traceably(
         # Logarithms of positive parameters have said what there is to say: they are NaN where a value is not.
         pairs = [(block, row) for block, row in zip(program.blocks, theta, strict=True) if not block.logarithm]
         known = {block.parameter: row if block.sparse else _unflat(program, block, row) for block, row in pairs}
-        checked = [i for i in program.checked if i in known]
-        validate(
-            [program.parameters[i] for i in checked], [known[i] for i in checked], [batch.dtypes[i] for i in checked]
-        )
+        check(program, known, batch)
 
     operator = Operator(
         plan,
@@ -253,7 +250,9 @@ def relax_infeasible(
     return Execution(batch, merged, objective, found.merge(run.solution, indices))
 
 
-def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor], batch: Batch) -> None:
-    """Check the values of the parameters that have attributes."""
+def check(program: ParametrizedConeProgram, tensors: Sequence[Tensor] | Mapping[int, Tensor], batch: Batch) -> None:
+    """Check the values of the parameters that have attributes, of those that are given."""
     checked, parameters = program.checked, program.parameters
+    if isinstance(tensors, Mapping):
+        checked = tuple(i for i in checked if i in tensors)
     validate([parameters[i] for i in checked], [tensors[i] for i in checked], [batch.dtypes[i] for i in checked])

@@ -132,7 +132,7 @@ class ConvexLayer(SavedModule, CompilableModule):
         self.relax = relax
         self._relax_with = check_relax(relax, engine, program)
         self._plan = engine.setup(program)
-        self._register(Compilable(self._plan, validate, on_failure == "raise"))
+        self._register(Compilable(self._plan, validate, on_failure == "raise", relax))
 
     def forward(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]:
         """Solve and return the requested variables.
@@ -149,15 +149,11 @@ class ConvexLayer(SavedModule, CompilableModule):
             SolverError: with on_failure="raise", if an element was not solved.
         """
         if torch.compiler.is_compiling():
-            given = collect_values(self.program.parameters, values, named)
-            return self._compiled_call(given, len(self.program.outputs))
+            return self._compiled_call(collect_values(self.program.parameters, values, named))
         return self._run(values, named, with_objective=False).values
 
     def solve(
-        self,
-        *values: Value | Mapping[Any, Value],
-        warm_start: LayerSolution | None = None,
-        **named: Value,
+        self, *values: Value | Mapping[Any, Value], warm_start: LayerSolution | None = None, **named: Value
     ) -> LayerSolution:
         """Like calling the layer, with objective, status, iterations and residuals of every element.
 
@@ -196,11 +192,6 @@ class ConvexLayer(SavedModule, CompilableModule):
     def _run(
         self, values: Sequence[Value | Mapping[Any, Value]], named: Mapping[str, Value], **options: Any
     ) -> Execution:
-        return execute(
-            self._plan,
-            collect_values(self.program.parameters, values, named),
-            on_failure=self.on_failure,
-            check_values=self.validate,
-            relax=self._relax_with,
-            **options,
-        )
+        given = collect_values(self.program.parameters, values, named)
+        options |= {"on_failure": self.on_failure, "check_values": self.validate, "relax": self._relax_with}
+        return execute(self._plan, given, **options)
