@@ -41,7 +41,7 @@ ROWS = {
     10: Row("A parameter that the batch shares gets the sum of the gradients."),
     11: Row("A parameter matrix in the quadratic has symmetric gradients, and wrong values are refused by name."),
     12: Row("Where the derivative is not unique it is finite, repeatable and reported.", exact=True),
-    13: Row("Second derivatives are a clear error, never a silent zero.", few=True),
+    13: Row("Second derivatives are right, or a clear error; never a silent zero.", few=True),
     14: Row("Constraints and attributes of variables hold, and the user's CVXPY objects are never written."),
     15: Row("Results are those of a fresh problem.solve().", few=True),
     16: Row("Attributes of parameters are accepted and checked, and their order is yours."),
@@ -51,6 +51,7 @@ ROWS = {
     20: Row("Any leading dimensions, arrays, numbers, keywords and dictionaries are taken."),
     21: Row("The dtype and device that come in go out."),
     22: Row("A layer is a torch module: it can be copied, saved, hooked, averaged, distributed, shared by threads."),
+    23: Row("A layer goes through torch.func's transforms, forward mode, torch.compile and torch.export."),
     24: Row("Thousands of steps leave memory and the number of threads as they were."),
     25: Row("The same inputs give the same results, on any number of threads and beside any neighbours."),
 }
