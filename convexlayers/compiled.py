@@ -124,7 +124,7 @@ def _(name: str, values: Sequence[Tensor]) -> list[Tensor]:
     dtype = common_dtype(list(values))
     outputs = [like.new_empty((*shape, *info.shape), dtype=dtype) for info in plan.program.outputs]
     point = [like.new_empty((size, width), dtype=torch.float64) for width in (structure.n, structure.m, structure.m)]
-    states = [torch.empty((size, *tail), dtype=kind) for tail, kind in plan.state_shapes()]
+    states = [torch.empty((size, *tail), dtype=kind, device="cpu") for tail, kind in plan.state_shapes()]
     return [*outputs, *point, like.new_empty(size, dtype=torch.int64), *states]
 
 

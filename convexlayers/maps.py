@@ -164,7 +164,7 @@ class AffineMap:
 
     def tangent(self, dtheta: Sequence[Tensor | None], batch: int) -> Tensor:
         """Data tangent (B, N); None stands for a zero block."""
-        out = torch.zeros(batch, len(self.constant), dtype=torch.float64)
+        out = torch.zeros(batch, len(self.constant), dtype=torch.float64, device="cpu")
         for block, value in zip(self.blocks, dtheta, strict=True):
             if value is not None:
                 out = out.to(value.device) + block.apply(value)

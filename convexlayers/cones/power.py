@@ -17,6 +17,7 @@ derivative is -a (1 - a) r d d', d = (1/x, -1/y, 0), the first logarithm is -log
          sqrt(1-a) e_x / x, sqrt(a) e_y / y].
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ def log_larger_root(x: Tensor, log_product: Tensor) -> Tensor:
     root = torch.sqrt(x * x + 4 * torch.exp(log_product))
     negative = x < 0
     # For x < 0 multiply by the conjugate: 2 product / (root - x). The product itself may underflow, its logarithm not.
-    conjugate = torch.log(torch.tensor(2.0).to(x)) + log_product - torch.log(torch.where(negative, root - x, 1.0))
+    conjugate = math.log(2) + log_product - torch.log(torch.where(negative, root - x, 1.0))
     direct = torch.log(torch.where(negative, 1.0, 0.5 * (x + root)))
     return torch.where(negative, conjugate, torch.where(x == 0, 0.5 * log_product, direct))
 

@@ -176,9 +176,9 @@ class _Elements:
             self._point = [_as_rows(part) for part in (solution.x, solution.s, solution.z)]
             self.at = (*[part.data_ptr() for part in self._point], 0, 0, 0, 0, 0, 0, state.scales.data_ptr())
         self.threads = thread_count(plan.engine)
-        self.residual = torch.empty(self.batch, dtype=torch.float64)
-        self.singular = torch.empty(self.batch, dtype=torch.bool)
-        self.constant = torch.empty(self.batch, dtype=torch.bool)
+        self.residual = torch.empty(self.batch, dtype=torch.float64, device="cpu")
+        self.singular = torch.empty(self.batch, dtype=torch.bool, device="cpu")
+        self.constant = torch.empty(self.batch, dtype=torch.bool, device="cpu")
         self.all = state.own is None and solution.all_solved
         if not self.all:
             solved = solution.solved.cpu()
@@ -240,7 +240,7 @@ class NativePlan(Plan):
     def states(self, solution: Solution) -> tuple[Tensor, ...]:
         state = solution.engine_state
         assert isinstance(state, NativeState)
-        own = torch.ones(len(state.scales), dtype=torch.bool) if state.own is None else state.own
+        own = torch.ones(len(state.scales), dtype=torch.bool, device="cpu") if state.own is None else state.own
         return state.scales, own
 
     def state_shapes(self) -> list[tuple[tuple[int, ...], torch.dtype]]:
@@ -260,13 +260,13 @@ class NativePlan(Plan):
         n, m = self.program.structure.n, self.program.structure.m
         blocks, row = _addresses(rows, batch), 8 * batch
         if start is None:
-            x, s, z = (torch.empty(batch, width, dtype=torch.float64) for width in (n, m, m))
+            x, s, z = (torch.empty(batch, width, dtype=torch.float64, device="cpu") for width in (n, m, m))
         else:
             # The kernels begin at what stands where they write.
-            x, s, z = (torch.empty(part.shape, dtype=torch.float64).copy_(part) for part in start)
-        codes = torch.empty(2, batch, dtype=torch.int64)
-        measures = torch.empty(4, batch, dtype=torch.float64)
-        scales = torch.empty(batch, n + m + 2, dtype=torch.int16)
+            x, s, z = (torch.empty(part.shape, dtype=torch.float64, device="cpu").copy_(part) for part in start)
+        codes = torch.empty(2, batch, dtype=torch.int64, device="cpu")
+        measures = torch.empty(4, batch, dtype=torch.float64, device="cpu")
+        scales = torch.empty(batch, n + m + 2, dtype=torch.int16, device="cpu")
         code, measure = codes.data_ptr(), measures.data_ptr()
         at = (
             x.data_ptr(), s.data_ptr(), z.data_ptr(), code, code + row,
