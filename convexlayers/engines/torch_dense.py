@@ -159,7 +159,7 @@ def _memory(device: torch.device) -> float:
 
 @dataclass(frozen=True)
 class Torch(Engine):
-    """Solve with plain torch, on the device of the data.
+    """Solve with plain torch, on the device of the data; `threads` is for elements that go to Clarabel.
 
     Args:
         chunk_bytes: memory that the matrices of a chunk of the batch may take; None for 256 MiB on the CPU and a
