@@ -35,6 +35,10 @@ class Scaling:
     omega: Tensor
     data: Tensor
 
+    def select(self, indices: Tensor) -> "Scaling":
+        """The elements at these indices."""
+        return Scaling(*(part[indices] for part in (self.tau, self.sigma, self.omega, self.data)))
+
     def normalize(self, program: ConeProgram) -> ConeProgram:
         """The program in these units."""
         return ConeProgram(program.structure, program.data * self.data)

@@ -47,7 +47,7 @@ SENTENCES = {
     Status.INVALID_DATA: "The data contain NaN or Inf. Look for them in the parameters of this element.",
 }
 
-RESCUED = "The native engine stalled here, and Clarabel was asked: slower, and its status is the one reported."
+RESCUED = "The engine stalled here, and Clarabel was asked: slower, and its status is the one reported."
 
 RELAXED = "No point satisfies the constraints: the closest feasible problem was solved."
 

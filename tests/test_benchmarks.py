@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -135,3 +136,24 @@ def test_warm_starts_are_measured(tmp_path):
     rows = list(csv.DictReader(out.splitlines()[1:]))
     assert {row["engine"] for row in rows} == {"native", "scs"}
     assert all(float(row["difference"]) < 1e-5 and row["unsolved"] == "0" for row in rows)
+
+
+@pytest.mark.slow
+def test_accelerators_are_timed_where_there_are_some(tmp_path):
+    path = tmp_path / "gpu.csv"
+    run_script("gpu.py", "--device", "cpu", "--fast", "--repeats", 1, "--output", path, cache=tmp_path)
+    rows = list(csv.DictReader(path.read_text().splitlines()[1:]))
+    ours = [row for row in rows if row["contender"].startswith("convexlayers")]
+    assert [(row["family"], row["contender"]) for row in ours] == [
+        (family, f"convexlayers({solver})") for family in ("qp10", "qp_layer") for solver in ("torch", "native")
+    ]
+    for row in ours:
+        assert row["failure"] == ""
+        assert max(float(row[key]) for key in ("solution_error", "gradient_error", "kkt_residual")) < 1e-6
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_an_accelerator_the_script_says_so():
+    result = subprocess.run([sys.executable, str(BENCHMARKS / "gpu.py")], capture_output=True, text=True, check=False)
+    assert result.returncode != 0
+    assert "no CUDA device" in result.stderr

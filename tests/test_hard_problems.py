@@ -8,7 +8,7 @@ import torch
 
 import convexlayers as cl
 from convexlayers import Status
-from convexlayers.engines import native
+from convexlayers.engines import rescue
 from convexlayers.testing import hard_qps, random_qp
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -35,9 +35,10 @@ def status_of(solution):
     return Status(int(solution.status))
 
 
+@pytest.mark.parametrize("solver", ["native", "torch"])
 @pytest.mark.parametrize("qp", hard_qps(), ids=lambda qp: qp.name)
-def test_hard_qps_are_solved_or_named(qp):
-    solution = solve(qp)
+def test_hard_qps_are_solved_or_named(qp, solver):
+    solution = solve(qp, solver)
     assert status_of(solution) == STATUS[qp.outcome]
     assert not bool(solution.rescued)
     if qp.outcome != "solved":
@@ -116,7 +117,7 @@ def test_a_huge_bound_is_no_bound(where, size, quadratic):
         assert not bool(found.rescued)
 
 
-@pytest.mark.parametrize("solver", ["native", "clarabel"])
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])
 @pytest.mark.parametrize("size", [1e8, 1e10, 1e14, 1e18, 1e50])
 @pytest.mark.parametrize("where", ["h", "ub", "q"])
 def test_one_large_entry_is_no_proof(where, size, solver):
@@ -128,7 +129,7 @@ def test_one_large_entry_is_no_proof(where, size, solver):
         assert status not in (Status.PRIMAL_INFEASIBLE, Status.DUAL_INFEASIBLE)
 
 
-@pytest.mark.parametrize("solver", ["native", "clarabel"])
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])
 @pytest.mark.parametrize("size", [1e2, 1e6, 1e10])
 def test_a_large_contradiction_is_one(size, solver):
     given = box_qp(0, True)
@@ -170,7 +171,7 @@ def test_rescued_elements_are_told(monkeypatch):
     # One element that is infeasible, so that there is a reason to look; all solved ones go to the second method.
     lb = torch.zeros(2, 3, 4, dtype=torch.float64)
     lb[1, 1, 0] = 3.0
-    monkeypatch.setattr(native, "RESCUABLE", (Status.SOLVED,) * len(native.RESCUABLE))
+    monkeypatch.setattr(rescue, "RESCUABLE", (Status.SOLVED,) * len(rescue.RESCUABLE))
     found = cl.solve_qp(torch.eye(4), q, lb=lb, ub=2.0, solver="native", on_failure="nan")
     expected = torch.ones(2, 3, dtype=torch.bool)
     expected[1, 1] = False

@@ -18,7 +18,7 @@ import convexlayers as cl
 from convexlayers import Status
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents
-from convexlayers.engines import make_engine, native
+from convexlayers.engines import make_engine, native, rescue
 from convexlayers.engines.base import Plan
 from convexlayers.engines.native import Native
 from convexlayers.errors import ArgumentError
@@ -469,7 +469,7 @@ def test_derivatives_of_programs_without_a_unique_solution_are_flagged():
 def mixed_with_all_rescued(monkeypatch):
     """The mixed batch, where all that native solves itself goes to the second method nevertheless."""
     program, theta, statuses = mixed_batch()
-    monkeypatch.setattr(native, "RESCUABLE", (Status.SOLVED,) * len(native.RESCUABLE))
+    monkeypatch.setattr(rescue, "RESCUABLE", (Status.SOLVED,) * len(rescue.RESCUABLE))
     plan = Native().setup(program)
     return plan, theta, statuses, plan.solve(theta)
 

@@ -40,7 +40,10 @@ from convexlayers.cones.root import increasing_root
 
 LOGIT_LIMIT = 700.0
 
-softplus = torch.nn.functional.softplus
+
+def softplus(t: Tensor) -> Tensor:
+    """log(1 + exp(t)); torch's own rounds differently by where a number stands in a tensor."""
+    return torch.log1p(torch.exp(-t.abs())) + t.clamp(min=0)
 
 
 def log_larger_root(x: Tensor, log_product: Tensor) -> Tensor:

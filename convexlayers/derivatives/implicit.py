@@ -12,6 +12,7 @@ from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.base import Cotangents
+from convexlayers.derivatives.inverse import times
 from convexlayers.derivatives.kkt import assemble, chunks, factor, solve
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
@@ -65,7 +66,7 @@ def _adjoint_chunk(
     system = assemble(program, spectrum)
     factored = factor(system)
     grad_x, grad_s, grad_z = cotangents.dense(program)
-    rhs_x = grad_x - (system.A.transpose(-1, -2) @ grad_s.unsqueeze(-1)).squeeze(-1)
+    rhs_x = grad_x - times(system.A.mT, grad_s)
     u, residual = solve(factored, torch.cat([rhs_x, system.from_rows(grad_z)], dim=-1), refinement_steps)
     wx, wz = u[:, :n], system.to_rows(u[:, n:])
     report = DerivativeReport(

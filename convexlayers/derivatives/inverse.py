@@ -12,6 +12,21 @@ import torch
 from torch import Tensor
 
 
+def product(matrix: Tensor, columns: Tensor) -> Tensor:
+    """matrix @ columns, (B, i, j) times (B, j, k).
+
+    The same for an element whatever else is in the batch: BLAS takes a single column another way in a batch of one.
+    """
+    if columns.shape[-1] == 1:
+        return (matrix @ columns.repeat(1, 1, 2))[..., :1]
+    return matrix @ columns
+
+
+def times(matrix: Tensor, vector: Tensor) -> Tensor:
+    """Matrix times vector, (B, i, j) times (B, j)."""
+    return product(matrix, vector.unsqueeze(-1)).squeeze(-1)
+
+
 class Inverse(ABC):
     """B matrices K of order N, and factors of them or of what `shift` made of them."""
 
@@ -55,7 +70,7 @@ class DenseInverse(Inverse):
         return torch.linalg.ldl_solve(self.ldl, self.pivots, r)
 
     def multiply(self, u: Tensor) -> Tensor:
-        return self.K @ u
+        return product(self.K, u)
 
     def shift(self, indices: Tensor, diagonal: Tensor) -> "DenseInverse":
         ldl, pivots, _ = torch.linalg.ldl_factor_ex(self.K[indices] + torch.diag_embed(diagonal))

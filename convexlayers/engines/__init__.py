@@ -6,5 +6,6 @@ from convexlayers.engines.diffcp import DiffCP
 from convexlayers.engines.native import Native
 from convexlayers.engines.scs import SCS
 from convexlayers.engines.select import ENGINES, Auto, make_engine
+from convexlayers.engines.torch_dense import Torch
 
-__all__ = ["ENGINES", "SCS", "Auto", "Clarabel", "DiffCP", "Engine", "Native", "Plan", "make_engine"]
+__all__ = ["ENGINES", "SCS", "Auto", "Clarabel", "DiffCP", "Engine", "Native", "Plan", "Torch", "make_engine"]

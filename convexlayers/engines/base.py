@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -153,6 +153,21 @@ class Plan(ABC):
         return Context(elements.scaling.omega.squeeze(-1), self.resolve)
 
 
+@runtime_checkable
+class Remembered(Protocol):
+    """What an engine remembers of a batch, in tensors.
+
+    Attributes:
+        scaling: the units in which it was solved.
+    """
+
+    scaling: Scaling
+
+    def select(self, indices: Tensor) -> Any:
+        """Of the elements at these indices."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class SolvedElements:
     """The solved elements of a batch in units in which their numbers have size one.
@@ -161,7 +176,7 @@ class SolvedElements:
         program: normalized numbers.
         x, s, z: normalized solution.
         scaling: the units.
-        states: what the engine remembers of each.
+        states: what the engine remembers of each: a tuple, or what `Remembered.select` gave.
     """
 
     program: ConeProgram
@@ -169,7 +184,7 @@ class SolvedElements:
     s: Tensor
     z: Tensor
     scaling: Scaling
-    states: tuple[object, ...]
+    states: Any
 
     @property
     def point(self) -> tuple[ConeProgram, Tensor, Tensor, Tensor]:
@@ -179,11 +194,14 @@ class SolvedElements:
 
 def select_solved(solution: Solution, indices: Tensor) -> SolvedElements:
     """The elements at `indices`, normalized."""
-    program = solution.program.select(indices)
-    scaling = find_scaling(program)
+    program, state = solution.program.select(indices), solution.engine_state
+    if isinstance(state, Remembered):
+        states = state.select(indices)
+        scaling = states.scaling
+    else:
+        states = tuple(state[i] for i in indices.tolist()) if isinstance(state, tuple) else ()
+        scaling = find_scaling(program)
     x, s, z = scaling.normalize_point(solution.x[indices], solution.s[indices], solution.z[indices])
-    state = solution.engine_state
-    states = tuple(state[i] for i in indices.tolist()) if isinstance(state, tuple) else ()
     return SolvedElements(scaling.normalize(program), x, s, z, scaling, states)
 
 

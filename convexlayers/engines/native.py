@@ -20,8 +20,8 @@ from torch import Tensor
 
 from convexlayers.derivatives import Cotangents, Exact, Tangents
 from convexlayers.engines.base import Engine, Plan, select_rows, select_solved
-from convexlayers.engines.clarabel import Clarabel
 from convexlayers.engines.per_problem import thread_count
+from convexlayers.engines.rescue import rescue
 from convexlayers.errors import ArgumentError
 from convexlayers.maps import lasting_tensors
 from convexlayers.native import _core
@@ -35,13 +35,10 @@ from convexlayers.solution import (
     Solution,
     measure,
 )
-from convexlayers.status import Status
 
 MAX_ITERATIONS = 100
 # Derivatives whose relative residual stays above this are left to `Exact`.
 LARGEST_RESIDUAL = 1e-10
-# What a second method may still solve.
-RESCUABLE = (Status.INACCURATE, Status.NUMERICAL_ERROR, Status.MAX_ITERATIONS)
 
 _plans: WeakKeyDictionary[ParametrizedConeProgram, _core.Plan] = WeakKeyDictionary()
 _plans_lock = Lock()
@@ -282,23 +279,15 @@ class NativePlan(Plan):
         solution = NativeSolution(program, (x, s, z), codes, measures, state)
         if doubtful == 0:
             solution.__dict__["all_solved"] = True
-        found = self._rescue(theta, solution.plain()) if doubtful else solution
+        found = self._rescued(theta, solution.plain()) if doubtful else solution
         return found if not theta or theta[0].is_cpu else _to_device(found, theta[0].device)
 
-    def _rescue(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
-        """Give what the method stalled on to Clarabel; a limit that the user set is a limit."""
-        codes = RESCUABLE if self.engine.max_iterations is None else RESCUABLE[:2]
-        stalled = torch.stack([solution.status == int(code) for code in codes]).any(0)
-        stalled |= self._contested(solution)
-        indices = stalled.nonzero().squeeze(-1)
-        if len(indices) == 0:
-            return solution
-        engine = Clarabel(self.engine.tolerance, self.engine.max_iterations, self.engine.threads)
-        found = engine.setup(self.program).solve(select_rows(theta, indices, len(stalled)))
-        names = ("x", "s", "z", "status", "iterations", "objective")
-        merged = solution.put(indices, found.residuals, **{name: getattr(found, name) for name in names})
-        state = replace(solution.engine_state, own=~stalled)  # type: ignore[type-var]
-        return replace(merged, engine_state=state, rescued=stalled)
+    def _rescued(self, theta: Sequence[Tensor], solution: Solution) -> Solution:
+        """Clarabel's answer where this method stalled; the kernels differentiate the others."""
+        found = rescue(self.engine, self.program, theta, solution, self._contested(solution))
+        if found.rescued is None:
+            return found
+        return replace(found, engine_state=replace(solution.engine_state, own=~found.rescued))  # type: ignore[type-var]
 
     def _contested(self, solution: Solution) -> Tensor:
         """Elements solved to the tolerance in the kernels' units, geometric means, and not in medians, (B,).
@@ -391,7 +380,15 @@ class Native(Engine):
     def name(self) -> str:
         return "native"
 
-    def setup(self, program: ParametrizedConeProgram) -> NativePlan:
+    def check_options(self) -> None:
+        """There are none.
+
+        Raises:
+            ArgumentError: there are some.
+        """
         if self.options:
             raise ArgumentError(f"options: the native engine has none, got {', '.join(map(repr, self.options))}.")
+
+    def setup(self, program: ParametrizedConeProgram) -> NativePlan:
+        self.check_options()
         return NativePlan(program, self)

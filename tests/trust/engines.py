@@ -38,6 +38,7 @@ class Claims:
 
 ENGINES = {
     "native": Claims(REFINED, exact=True, bitwise=True, thorough=True),
+    "torch": Claims(REFINED, exact=True, bitwise=True, thorough=True),
     "clarabel": Claims(REFINED, exact=True, bitwise=False, thorough=True),
     "scs": Claims(RESIDUAL, exact=True, bitwise=False, thorough=False),
     "diffcp": Claims(UNREFINED, exact=False, bitwise=False, thorough=False, lacks=frozenset({"power"})),

@@ -66,7 +66,9 @@ def test_a_tighter_tolerance_gives_smaller_residuals(solver):
         layer = cl.ConvexLayer(problem, parameters, variables, solver=solver, tolerance=tolerance)
         largest[tolerance] = layer.solve(*values).cone_solution.residuals.largest.max()
     assert largest[1e-10] <= 1e-9
-    assert largest[1e-10] < largest[1e-3] <= 1e-2
+    # Where polishing takes both to rounding there is nothing smaller.
+    assert largest[1e-10] < max(largest[1e-3], 1e-15)
+    assert largest[1e-3] <= 1e-2
 
 
 @pytest.mark.parametrize("sign", [1, -1])

@@ -1,0 +1,131 @@
+"""The linear system of every step, condensed to the variables: one Cholesky factorization of order n.
+
+With H = M (I - M)^-1 given by the spectrum of M = Q diag(mu) Q', nu = 1 - mu, the system
+
+    [ P   A' ] [dx]   [r1]
+    [ A  -H  ] [dz] = [r2]
+
+is solved in (dx, w), dz = Q sqrt(nu) w (derivatives/kkt.py):
+
+    [ P    A~'      ] [dx]   [ r1             ]
+    [ A~  -diag(mu) ] [w ] = [ sqrt(nu) Q' r2 ],      A~ = sqrt(nu) Q'A,
+
+in which nothing is infinite: a Nesterov-Todd scaling H has mu = h / (1 + h), an equality mu = 0, and an inactive
+inequality nu = 0. With eps added to P and to mu, w is eliminated,
+
+    (P + eps I + A~' diag(mu + eps)^-1 A~) dx = r1 + A~' diag(mu + eps)^-1 r2~,
+
+a positive definite matrix; iterative refinement against the system without eps takes its effect away. A pivot of eps
+alone, as equalities have, costs 1e-16 / eps of accuracy before refinement, and eps over the smallest eigenvalue that is
+not zero is what each step of refinement leaves of the error: 1e-8 balances the two.
+
+The inverse of the Cholesky factor is formed: its products with a few vectors are cheap on every device, triangular
+solves are not, and it is as accurate as they are. (The inverse of the matrix is not.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexlayers.cones.base import Spectrum
+from convexlayers.derivatives.inverse import product
+
+REGULARIZATION = {torch.float64: 1e-8, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True, eq=False)
+class Condensed:
+    """A factored system.
+
+    Attributes:
+        P: (B, n, n).
+        A: Q'A, (B, m, n).
+        root_nu: sqrt(nu), (B, m, 1).
+        spectrum: of M, entries (B, m).
+        inverse: of the condensed matrix's Cholesky factor, (B, n, n); NaN where there is none.
+        weight: 1 / (mu + eps), (B, m, 1).
+    """
+
+    P: Tensor
+    A: Tensor
+    root_nu: Tensor
+    spectrum: Spectrum
+    inverse: Tensor
+    weight: Tensor
+
+    @classmethod
+    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum) -> "Condensed":
+        """Factor the systems of P (B, n, n), A (B, m, n) and M."""
+        eps = REGULARIZATION[P.dtype]
+        rotated, root_nu = spectrum.basis.rotate(A), spectrum.nu.sqrt().unsqueeze(-1)
+        weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
+        weighted = (root_nu * weight.sqrt()) * rotated
+        matrix = torch.baddbmm(P, weighted.mT, weighted)
+        matrix.diagonal(dim1=-2, dim2=-1).add_(eps)
+        lower, failed = torch.linalg.cholesky_ex(matrix)
+        # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
+        failed = ((failed != 0) | ~lower.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)).reshape(-1, 1, 1)
+        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device).expand_as(P)
+        inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
+        return cls(P, rotated, root_nu, spectrum, inverse.masked_fill_(failed, float("nan")), weight)
+
+    def from_rows(self, r: Tensor) -> Tensor:
+        """sqrt(nu) Q' r, (B, m, k) to (B, m, k)."""
+        return self.root_nu * self.spectrum.basis.rotate(r)
+
+    def to_rows(self, w: Tensor) -> Tensor:
+        """dz = Q sqrt(nu) w, (B, m, k) to (B, m, k)."""
+        return self.spectrum.basis.unrotate(self.root_nu * w)
+
+    def slack(self, w: Tensor) -> Tensor:
+        """H dz = Q mu / sqrt(nu) w, (B, m, k); finite nu only."""
+        return self.spectrum.basis.unrotate((self.spectrum.mu * self.spectrum.nu.rsqrt()).unsqueeze(-1) * w)
+
+    def solve(self, r1: Tensor, r2: Tensor, steps: int, enough: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+        """Solve for k right-hand sides.
+
+        Args:
+            r1: (B, n, k).
+            r2: sqrt(nu) Q' r2, (B, m, k), see `from_rows`.
+            steps: of iterative refinement, at most; one is kept where it makes the residual smaller.
+            enough: relative residual below which a right-hand side is left alone.
+
+        Returns:
+            dx (B, n, k), w (B, m, k) and the relative residual (B, k), all in the maximum norm.
+        """
+        dx, w = self._apply(r1, r2)
+        left1, left2 = self._residual(r1, r2, dx, w)
+        error, size = _size(left1, left2), _size(r1, r2)
+        open_ = error > enough * size
+        for _ in range(steps):
+            # Where the device would have to stop for an answer, nobody asks.
+            if dx.device.type == "cpu" and not bool(open_.any()):
+                break
+            step_x, step_w = self._apply(left1, left2)
+            new_x, new_w = dx + step_x, w + step_w
+            new1, new2 = self._residual(r1, r2, new_x, new_w)
+            new_error = _size(new1, new2)
+            better = open_ & (new_error < error)
+            column = better.unsqueeze(-2)
+            dx, w = torch.where(column, new_x, dx), torch.where(column, new_w, w)
+            left1, left2 = torch.where(column, new1, left1), torch.where(column, new2, left2)
+            error = torch.where(better, new_error, error)
+            open_ = better & (error > enough * size)
+        return dx, w, error / torch.where(size > 0, size, torch.ones_like(size))
+
+    def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
+        """The solution of the regularized system."""
+        condensed = r1 + product(self.A.mT, self.root_nu * self.weight * r2)
+        dx = product(self.inverse.mT, product(self.inverse, condensed))
+        return dx, self.weight * (self.root_nu * product(self.A, dx) - r2)
+
+    def _residual(self, r1: Tensor, r2: Tensor, dx: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of the equations."""
+        left1 = r1 - product(self.P, dx) - product(self.A.mT, self.root_nu * w)
+        return left1, r2 - self.root_nu * product(self.A, dx) + self.spectrum.mu.unsqueeze(-1) * w
+
+
+def _size(first: Tensor, second: Tensor) -> Tensor:
+    """Maximum norm of each column, (B, k)."""
+    return torch.cat([first, second], dim=-2).abs().amax(-2)

@@ -1,0 +1,177 @@
+"""One step of the interior-point method.
+
+Homogeneous embedding with a quadratic objective (Goulart, Chen, "Clarabel: An interior-point solver for conic programs
+with quadratic objectives", arXiv 2405.12762): find (x, s, z, tau, kappa) with s in K, z in K*, tau, kappa >= 0,
+
+    r_x   = P x + A'z + q tau                     = 0
+    r_z   = A x + s - b tau                       = 0
+    r_tau = kappa + q'x + b'z + x'Px / tau        = 0,      s'z = 0, tau kappa = 0.
+
+tau > 0 gives a solution (x, s, z) / tau; kappa > 0 a proof that there is none. A step with centering sigma solves
+
+    P dx + A'dz + q dtau   = -(1 - sigma) r_x
+    A dx + ds - b dtau     = -(1 - sigma) r_z,               ds + H dz = -d_s
+    dkappa + (q + 2 P xi)'dx + b'dz - xi'P xi dtau = -(1 - sigma) r_tau,   tau dkappa + kappa dtau = -d_kappa
+
+with xi = x / tau, by right-hand sides for K = [P A'; A -H]: K (dx1, dz1) = (-(1-sigma) r_x, -(1-sigma) r_z + d_s) and
+K (dx2, dz2) = (-q, b), dx = dx1 + dtau dx2,
+
+    dtau = ((1-sigma) r_tau - d_kappa / tau + (q + 2 P xi)'dx1 + b'dz1) / (kappa / tau + |dx2 - xi|_P^2 + |dz2|_H^2).
+
+(The denominator is (q + 2 P xi)'dx2 + b'dz2 - xi'P xi with the sign changed, rewritten by K's own rows.)
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from convexlayers.cones.base import IdentityBasis, Spectrum
+from convexlayers.derivatives.inverse import times
+from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.measures import Measures
+from convexlayers.engines.dense.product import Product, ProductLocal
+from convexlayers.engines.dense.units import Point, Scaled
+
+REFINEMENT_STEPS = 2
+# Relative residual of a direction: what is left of it is for the next one.
+ENOUGH = 1e-7
+# A step goes this far towards the boundary.
+STEP_SHARE = 0.99
+# Least centering of an element that has not got better for a while.
+DAMPED_CENTERING = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Direction:
+    """A step of all parts, and its length.
+
+    Attributes:
+        dx: (B, n). ds, dz: (B, m). dtau, dkappa, length: (B,).
+    """
+
+    dx: Tensor
+    ds: Tensor
+    dz: Tensor
+    dtau: Tensor
+    dkappa: Tensor
+    length: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """A batch of iterates, strictly inside their cones.
+
+    Attributes:
+        numbers: of the programs.
+        cones: of their rows.
+        x: (B, n). s, z: (B, m). tau, kappa: (B,).
+        found: what `measure` says of them.
+    """
+
+    numbers: Scaled
+    cones: Product
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    tau: Tensor
+    kappa: Tensor
+    found: Measures
+
+    def direction(self, damped: Tensor, is_first: Tensor) -> Direction:
+        """Mehrotra's predictor, then the combined direction.
+
+        Args:
+            damped: elements to take with care, (B,).
+            is_first: elements at their first step, (B,).
+        """
+        local = self.cones.at(self.s, self.z)
+        solver = _Solver(self, local)
+        product = self.tau * self.kappa
+        affine = solver.predictor()
+        reached = 1 / self._exit_rate(local, affine).clamp(min=1)
+        sigma = (1 - reached) ** 3
+        sigma = torch.where(damped, sigma.clamp(min=DAMPED_CENTERING), sigma)
+        # The full second-order correction is fastest, and may cycle (Salahi, Peng, Terlaky, "On Mehrotra-type
+        # predictor-corrector algorithms", 2007); and a first point far from the central path has a predictor that says
+        # little of second order. (With curved cones the full correction is the faster one.)
+        weight = torch.where(damped, reached**2, torch.ones_like(reached))
+        if self.cones.is_linear:
+            weight = torch.where(is_first, reached, weight)
+        mu = (product + (self.s * self.z).sum(-1)) / (self.cones.degree + 1)
+        target = local.corrector(affine.ds, affine.dz, weight, sigma * mu)
+        d_kappa = product + weight * affine.dtau * affine.dkappa - sigma * mu
+        step = solver.combined(sigma, target, d_kappa)
+        length = STEP_SHARE / self._exit_rate(local, step).clamp(min=1)
+        return Direction(step.dx, step.ds, step.dz, step.dtau, step.dkappa, length)
+
+    def _exit_rate(self, local: ProductLocal, d: Direction) -> Tensor:
+        return local.exit_rate(d.ds, d.dz, torch.maximum(-d.dtau / self.tau, -d.dkappa / self.kappa))
+
+
+class _Solver:
+    """The linear system of one iteration, factored, with the direction of tau and the predictor."""
+
+    def __init__(self, at: Embedding, local: ProductLocal) -> None:
+        self.at, numbers = at, at.numbers
+        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z))
+        self.slope = numbers.q + 2 * at.found.Px / at.tau.unsqueeze(-1)
+        # d_s of the predictor is s itself, 0 for equalities.
+        dx, w = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
+        self.dx2, self.w2 = dx[..., 0], w[..., 0]
+        self.first = dx[..., 1], w[..., 1]
+        away = self.dx2 - at.x / at.tau.unsqueeze(-1)
+        quadratic = (away * times(numbers.P, away)).sum(-1).clamp(min=0)
+        # |dz2|_H^2 = w2' diag(mu) w2.
+        self.bottom = at.kappa / at.tau + quadratic + (self.w2 * self.system.spectrum.mu * self.w2).sum(-1)
+
+    def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        rows = self.system.from_rows(torch.stack(r2, dim=-1))
+        dx, w, _ = self.system.solve(torch.stack(r1, dim=-1), rows, REFINEMENT_STEPS, ENOUGH)
+        return dx, w
+
+    def predictor(self) -> Direction:
+        """The step without centering."""
+        at = self.at
+        return self._combine(*self.first, torch.zeros_like(at.tau), at.s, at.tau * at.kappa)
+
+    def combined(self, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
+        """The step for centering sigma (B,), d_s = target (B, m) and d_kappa (B,)."""
+        rest, found = (1 - sigma).unsqueeze(-1), self.at.found
+        dx, w = self._solve((-rest * found.rx,), (target - rest * found.rz,))
+        return self._combine(dx[..., 0], w[..., 0], sigma, target, d_kappa)
+
+    def _combine(self, dx1: Tensor, w1: Tensor, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
+        """The whole direction; its length is not yet known."""
+        at, basis = self.at, self.system
+        dz1, dz2 = basis.to_rows(torch.stack([w1, self.w2], dim=-1)).unbind(-1)
+        along = (self.slope * dx1).sum(-1) + (at.numbers.b * dz1).sum(-1)
+        dtau = ((1 - sigma) * at.found.rtau - d_kappa / at.tau + along) / self.bottom
+        dkappa = -(d_kappa + at.kappa * dtau) / at.tau
+        column = dtau.unsqueeze(-1)
+        ds = -(target + basis.slack((w1 + column * self.w2).unsqueeze(-1)).squeeze(-1))
+        return Direction(dx1 + column * self.dx2, ds, dz1 + column * dz2, dtau, dkappa, torch.ones_like(dtau))
+
+
+def first_point(numbers: Scaled, cones: Product) -> Point:
+    """Where the iteration begins, with tau = kappa = 1.
+
+    From K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone. Without P, x and s come from (0, b) and z from
+    (-q, 0): then a large b does not make z large, from where steps are short. Exponential and power cones have no axis
+    to move along: there the first point is x = 0 and the centers of the cones.
+    """
+    x, s = torch.zeros_like(numbers.q), torch.zeros_like(numbers.b)
+    if cones.starts_central:
+        return x, cones.center(s), cones.center(s)
+    # H = I on the rows of cones, 0 on equalities.
+    equality = (torch.arange(s.shape[-1], device=s.device) < numbers.cones.zero).to(s.dtype).expand_as(s)
+    mu = 0.5 * (1 - equality)
+    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()))
+    r1 = torch.stack([-numbers.q, torch.zeros_like(numbers.q)], dim=-1)
+    r2 = torch.stack([torch.zeros_like(numbers.b), numbers.b], dim=-1)
+    dx, w, _ = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS)
+    dz = system.to_rows(w)
+    apart = (numbers.P == 0).all(-1).all(-1).unsqueeze(-1)
+    x = torch.where(apart, dx[..., 1], dx.sum(-1))
+    z, slack = torch.where(apart, dz[..., 0], dz.sum(-1)), torch.where(apart, dz[..., 1], dz.sum(-1))
+    return x, cones.move_inside(-slack * (1 - equality)), cones.move_inside(z)

@@ -1,0 +1,198 @@
+"""The iteration: steps until every element is near its solution, has a certificate, or is given up.
+
+Elements do not wait for each other and do not see each other: a finished one stays where it is, and leaves the batch at
+the next look, every iteration on the CPU, where looking costs nothing, every few on a device that would have to stop
+for it.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from convexlayers.engines.dense.embedding import Embedding, first_point
+from convexlayers.engines.dense.measures import Measures, measure
+from convexlayers.engines.dense.product import Product
+from convexlayers.engines.dense.units import Scaled
+from convexlayers.solution import CERTIFICATE_TOLERANCE, SMALLEST_TOLERANCE, TOLERANCE_FACTOR
+from convexlayers.status import Status
+
+# Besides the codes of `Status`: on the way, and near enough to be polished.
+RUNNING, READY = -1, -2
+# First try of polishing, without and with curved cones.
+POLISH_LINEAR, POLISH_CURVED = 1e-4, 1e-5
+# Where it fails, the next try comes when the residual has fallen by this factor.
+POLISH_FACTOR = 1e-2
+# Certificates are believed at once at this share of their tolerance, at all of it from an element that is given up.
+CERTAIN = 1e-2
+# Steps shorter than this make no progress; so many in a row end the iteration.
+SHORT_STEP, MOST_SHORT_STEPS = 1e-3, 10
+# An element that has not reduced its residual by this factor in so many steps is damped.
+PROGRESS, MOST_IDLE_STEPS = 0.9, 4
+# Iterations between two looks at which elements are finished, on a device other than the CPU.
+ITERATIONS_PER_LOOK = 4
+# Finished elements leave the batch when they are this share of it.
+FINISHED_SHARE = 0.25
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Iterates of a batch and their history, one row per element.
+
+    Attributes:
+        x, s, z, tau, kappa: the iterate.
+        code: RUNNING, READY or a `Status`.
+        iterations: steps taken.
+        polish_at: the residual at which polishing is tried.
+        residual: of the iterate.
+        best: the smallest residual so far. idle: steps since. short: short steps in a row.
+        infeasible, unbounded: the best certificates so far.
+    """
+
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    tau: Tensor
+    kappa: Tensor
+    code: Tensor
+    iterations: Tensor
+    polish_at: Tensor
+    residual: Tensor
+    best: Tensor
+    idle: Tensor
+    short: Tensor
+    infeasible: Tensor
+    unbounded: Tensor
+
+    @classmethod
+    def first(cls, numbers: Scaled, cones: Product) -> "State":
+        """At the first point; that of equalities alone is the solution, up to regularization."""
+        x, s, z = first_point(numbers, cones)
+        ones = torch.ones_like(x[:, :0].sum(-1))
+        count = torch.zeros_like(ones, dtype=torch.int64)
+        infinite = torch.full_like(ones, float("inf"))
+        polish_at = ones * (POLISH_LINEAR if cones.is_linear else POLISH_CURVED)
+        code = torch.full_like(count, RUNNING if cones.degree else READY)
+        return cls(x, s, z, ones, ones, code, count, polish_at, infinite, infinite, count, count, infinite, infinite)
+
+    @property
+    def running(self) -> Tensor:
+        """Mask of the elements on the way."""
+        return self.code == RUNNING
+
+    def select(self, indices: Tensor) -> "State":
+        """The elements at these indices."""
+        return State(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+    def to(self, dtype: torch.dtype) -> "State":
+        """In another precision."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return State(*(part.to(dtype) if part.is_floating_point() else part for part in parts))
+
+    def put(self, indices: Tensor, other: "State") -> "State":
+        """These elements with others in their place."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return State(*(old.index_copy(0, indices, new) for old, new in pairs))
+
+    def where(self, mask: Tensor, other: "State") -> "State":
+        """The other's rows where the mask holds."""
+
+        def choose(name: str) -> Tensor:
+            old, new = getattr(self, name), getattr(other, name)
+            return torch.where(mask if old.ndim == 1 else mask.unsqueeze(-1), new, old)
+
+        return State(*(choose(field.name) for field in fields(self)))
+
+
+@dataclass(frozen=True)
+class Limits:
+    """When to stop.
+
+    Attributes:
+        tolerance: relative residual.
+        max_iterations: of each element.
+    """
+
+    tolerance: float
+    max_iterations: int
+
+
+def iterate(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:
+    """Step until no element is RUNNING."""
+    per_look = 1 if state.x.device.type == "cpu" else ITERATIONS_PER_LOOK
+    at = state.running.nonzero().squeeze(-1)
+    work, part = state.select(at), numbers.select(at)
+    found = _measure(part, work) if len(at) else None
+    while found is not None and len(at):
+        for _ in range(per_look):
+            moved, found = _advance(part, cones, work, found, limits)
+            work = work.where(work.running, moved)
+        running = work.running
+        if int(running.sum()) > (1 - FINISHED_SHARE) * len(at):
+            continue
+        state = state.put(at, work)
+        kept = running.nonzero().squeeze(-1)
+        at, work, part, found = at[kept], work.select(kept), part.select(kept), found.select(kept)
+    return state
+
+
+def _advance(numbers: Scaled, cones: Product, state: State, found: Measures, limits: Limits) -> tuple[State, Measures]:
+    """One step, what is measured where it leads, and what to make of that."""
+    at = Embedding(numbers, cones, state.x, state.s, state.z, state.tau, state.kappa, found)
+    step = at.direction(state.idle >= MOST_IDLE_STEPS, state.iterations == 0)
+    length = step.length.unsqueeze(-1)
+    moved = replace(
+        state,
+        x=state.x + length * step.dx,
+        s=state.s + length * step.ds,
+        z=state.z + length * step.dz,
+        tau=state.tau + step.length * step.dtau,
+        kappa=state.kappa + step.length * step.dkappa,
+        iterations=state.iterations + 1,
+        short=torch.where(step.length > SHORT_STEP, 0, state.short + 1),
+    )
+    found = _measure(numbers, moved)
+    return _decide(moved, found, limits), found
+
+
+def _measure(numbers: Scaled, state: State) -> Measures:
+    return measure(numbers, state.x, state.s, state.z, state.tau, state.kappa)
+
+
+def _decide(state: State, found: Measures, limits: Limits) -> State:
+    """Who is ready, certified, or given up."""
+    residual, tolerance = found.residual, limits.tolerance
+    escaping = state.kappa > state.tau
+    infeasible = torch.where(escaping, torch.minimum(state.infeasible, found.infeasible), state.infeasible)
+    unbounded = torch.where(escaping, torch.minimum(state.unbounded, found.unbounded), state.unbounded)
+    better = residual < PROGRESS * state.best
+    usable = (state.tau > 0) & (state.kappa >= 0) & residual.isfinite() & state.x.isfinite().all(-1)
+    lost = ~usable | (state.short >= MOST_SHORT_STEPS)
+    given_up = lost | (state.iterations >= limits.max_iterations)
+    outcome = _given_up(residual, infeasible, unbounded, lost, tolerance)
+    code = torch.where(given_up, outcome, RUNNING)
+    certain = CERTAIN * CERTIFICATE_TOLERANCE
+    code = torch.where(escaping & (found.unbounded <= certain), int(Status.DUAL_INFEASIBLE), code)
+    code = torch.where(escaping & (found.infeasible <= certain), int(Status.PRIMAL_INFEASIBLE), code)
+    # After so many tries of polishing the iterate itself is the answer.
+    tried = (residual <= tolerance) & (state.polish_at < tolerance * POLISH_FACTOR)
+    near = residual <= state.polish_at.clamp(min=tolerance)
+    code = torch.where(near, torch.where(tried, int(Status.SOLVED), READY), code)
+    return replace(
+        state,
+        code=code,
+        residual=residual,
+        best=torch.where(better, residual, state.best),
+        idle=torch.where(better, 0, state.idle + 1),
+        infeasible=infeasible,
+        unbounded=unbounded,
+    )
+
+
+def _given_up(residual: Tensor, infeasible: Tensor, unbounded: Tensor, lost: Tensor, tolerance: float) -> Tensor:
+    """An iterate that will not get better is what its residuals say; rounding may have lost a certificate again."""
+    code = torch.where(lost, int(Status.NUMERICAL_ERROR), int(Status.MAX_ITERATIONS))
+    code = torch.where(unbounded <= CERTIFICATE_TOLERANCE, int(Status.DUAL_INFEASIBLE), code)
+    code = torch.where(infeasible <= CERTIFICATE_TOLERANCE, int(Status.PRIMAL_INFEASIBLE), code)
+    enough = residual <= TOLERANCE_FACTOR * max(tolerance, SMALLEST_TOLERANCE)
+    return torch.where(enough, int(Status.SOLVED), code)

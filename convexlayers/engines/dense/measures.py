@@ -1,0 +1,79 @@
+"""What an iterate of the embedding is worth: its residuals, those of the solution it stands for, and its rays."""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from convexlayers.derivatives.inverse import times
+from convexlayers.engines.dense.units import Scaled, largest
+
+# As in solution.py: residuals are relative to terms of at least this size.
+FLOOR = 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Measures:
+    """At (x, s, z, tau, kappa).
+
+    Attributes:
+        Px: (B, n).
+        rx: Px + A'z + q tau, (B, n). rz: Ax + s - b tau, (B, m).
+        rtau: kappa + q'x + b'z + x'Px / tau, (B,).
+        residual: largest relative residual of (x, s, z) / tau in the program's units, as `Residuals` has it, (B,).
+        infeasible, unbounded: how far z and x are from certificates, as `certificates` has it, (B,); infinite where
+            they point the wrong way.
+    """
+
+    Px: Tensor
+    rx: Tensor
+    rz: Tensor
+    rtau: Tensor
+    residual: Tensor
+    infeasible: Tensor
+    unbounded: Tensor
+
+    def select(self, indices: Tensor) -> "Measures":
+        """The elements at these indices."""
+        return Measures(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+
+def measure(numbers: Scaled, x: Tensor, s: Tensor, z: Tensor, tau: Tensor, kappa: Tensor) -> Measures:
+    """Measure x (B, n), s, z (B, m), tau, kappa (B,)."""
+    Px, Atz, Ax = times(numbers.P, x), times(numbers.A.mT, z), times(numbers.A, x)
+    q, b = numbers.q * tau.unsqueeze(-1), numbers.b * tau.unsqueeze(-1)
+    rx, rz = Px + Atz + q, Ax + s - b
+    quadratic, linear, constant = (x * Px).sum(-1), (numbers.q * x).sum(-1), (numbers.b * z).sum(-1)
+    # In the program's units.
+    scales = numbers.scales
+    row, column, unit = scales.row_unit, scales.column_unit, (scales.sigma * scales.zeta).squeeze(-1)
+    primal = _relative(rz * row, (Ax * row, b * row, s * row), tau)
+    dual = _relative(rx * column, (Px * column, Atz * column, q * column), tau)
+    terms = (quadratic / tau**2, linear / tau, constant / tau)
+    gap = sum(terms, torch.zeros_like(tau)).abs() * unit
+    gap_size = sum((term.abs() for term in terms), torch.zeros_like(tau)) * unit
+    worst = torch.maximum(torch.maximum(primal, dual), gap / gap_size.clamp(min=FLOOR))
+    infeasible = _off(largest(Atz * column), -constant * unit, largest(z * scales.zeta * scales.E))
+    off = torch.maximum(largest(Px * column), largest((Ax + s) * row))
+    unbounded = _off(off, -linear * unit, largest(x * scales.sigma * scales.D))
+    return Measures(
+        Px=Px,
+        rx=rx,
+        rz=rz,
+        rtau=kappa + linear + constant + quadratic / tau,
+        residual=torch.nan_to_num(worst, nan=float("inf")),
+        infeasible=infeasible,
+        unbounded=unbounded,
+    )
+
+
+def _relative(residual: Tensor, terms: tuple[Tensor, ...], tau: Tensor) -> Tensor:
+    """Of the point over tau, (B,)."""
+    size = sum((largest(term) for term in terms), torch.zeros_like(tau)) / tau
+    return largest(residual) / tau / size.clamp(min=FLOOR)
+
+
+def _off(off: Tensor, slope: Tensor, size: Tensor) -> Tensor:
+    """What should be zero of a ray, beside its slope and beside the ray itself."""
+    found = torch.maximum(off / slope, off / size)
+    return torch.where(slope > 0, torch.nan_to_num(found, nan=float("inf")), torch.full_like(found, float("inf")))

@@ -1,0 +1,95 @@
+"""The whole method on a batch of programs: scale, iterate, polish, iterate on where polishing did not arrive."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from convexlayers.engines.dense.interior import READY, RUNNING, Limits, State, iterate
+from convexlayers.engines.dense.matrices import DenseProgram
+from convexlayers.engines.dense.newton import LAST_STEPS, polish
+from convexlayers.engines.dense.product import Product
+from convexlayers.engines.dense.units import Point, Scaled, Scales
+from convexlayers.program import ConeProgram
+from convexlayers.status import Status
+
+# Where iterations in a shorter dtype end and polishing begins.
+ROUGH = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What became of a batch.
+
+    Attributes:
+        x: (B, n). s, z: (B, m).
+        code: `Status`, (B,).
+        iterations: (B,).
+        scales: the units that were used.
+    """
+
+    x: Tensor
+    s: Tensor
+    z: Tensor
+    code: Tensor
+    iterations: Tensor
+    scales: Scales
+
+    @classmethod
+    def nothing(cls, program: ConeProgram) -> "Found":
+        """INVALID_DATA everywhere."""
+        n, m = program.structure.n, program.structure.m
+        x, s, z = (program.data.new_full((program.batch, width), float("nan")) for width in (n, m, m))
+        count = torch.zeros(program.batch, dtype=torch.int64, device=program.data.device)
+        code = torch.full_like(count, int(Status.INVALID_DATA))
+        return cls(x, s, z, code, count, Scales.ones(program.data, n, m))
+
+    def put(self, indices: Tensor, other: "Found") -> "Found":
+        """These, with what was found of other elements at these indices."""
+        names = ("x", "s", "z", "code", "iterations")
+        x, s, z, code, iterations = (getattr(self, name).index_copy(0, indices, getattr(other, name)) for name in names)
+        return Found(x, s, z, code, iterations, self.scales.put(indices, other.scales))
+
+    def judged(self, status: Tensor) -> "Found":
+        """The same with statuses by measurement; an element with a certificate has no point."""
+        certified = (status == int(Status.PRIMAL_INFEASIBLE)) | (status == int(Status.DUAL_INFEASIBLE))
+        x, s, z = (part.masked_fill(certified.unsqueeze(-1), float("nan")) for part in self.point)
+        return Found(x, s, z, status, self.iterations, self.scales)
+
+    @property
+    def point(self) -> Point:
+        """x, s, z."""
+        return self.x, self.s, self.z
+
+
+def solve(program: DenseProgram, limits: Limits, dtype: torch.dtype = torch.float64) -> Found:
+    """Solve programs whose numbers are finite and of size one (scaling.py); see `Torch` for dtype."""
+    numbers, cones = Scaled.of(program), Product(program.structure.cones)
+    if dtype == torch.float64:
+        state = _run(numbers, cones, State.first(numbers, cones), limits)
+    else:
+        state = _run_rough(numbers, cones, limits, dtype)
+    x, s, z = numbers.scales.restore_point(*(part / state.tau.unsqueeze(-1) for part in (state.x, state.s, state.z)))
+    return Found(x, s, z, state.code, state.iterations, numbers.scales)
+
+
+def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:
+    """Until every element has a status; each round of polishing that fails asks for a smaller residual."""
+    while bool(((state.code == RUNNING) | (state.code == READY)).any()):
+        state = iterate(numbers, cones, state, limits)
+        state = polish(numbers, state, limits)
+    return state
+
+
+def _run_rough(numbers: Scaled, cones: Product, limits: Limits, dtype: torch.dtype) -> State:
+    """Iterate in a shorter dtype, polish in float64; elements that do not get there begin again in float64."""
+    short = numbers.to(dtype)
+    start = State.first(short, cones)
+    start = replace(start, polish_at=torch.full_like(start.polish_at, ROUGH))
+    rough = iterate(short, cones, start, Limits(ROUGH, limits.max_iterations)).to(numbers.P.dtype)
+    state = polish(numbers, rough, limits, LAST_STEPS)
+    left = (state.code != int(Status.SOLVED)).nonzero().squeeze(-1)
+    if len(left) == 0:
+        return state
+    others = numbers.select(left)
+    return state.put(left, _run(others, cones, State.first(others, cones), limits))

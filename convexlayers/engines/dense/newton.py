@@ -1,0 +1,144 @@
+"""Polishing: once the residuals are small, Newton steps on the conditions in (x, v), s = Proj_K(v), z = s - v,
+
+    P dx + A'dz = -r_x,   A dx + ds = -r_z,   ds = M dv,  dz = -(I - M) dv,   M = D Proj_K(v)
+
+(Busseti, Moursi, Boyd, "Solution refinement at regular points of conic problems", 2019), with the same linear system as
+an interior-point step. With only zero and nonnegative cones one step solves the active set to machine precision. An
+element whose residual does not fall to rounding goes back to where it was and iterates on.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from torch import Tensor
+
+from convexlayers.derivatives.inverse import times
+from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.interior import POLISH_FACTOR, READY, RUNNING, Limits, State
+from convexlayers.engines.dense.measures import Measures, measure
+from convexlayers.engines.dense.units import Scaled
+from convexlayers.status import Status
+
+REFINEMENT_STEPS = 4
+# What polishing has to reach, relative, or what counts as reached after all its steps.
+POLISHED, NEARLY = 1e-12, 1e-3
+# A first try; the last one, of an element that is already within the tolerance, gets more.
+STEPS, LAST_STEPS = 3, 6
+
+
+@dataclass(frozen=True, eq=False)
+class _Walk:
+    """Points (x, v) of a batch, and the best that each has seen."""
+
+    x: Tensor
+    v: Tensor
+    best_x: Tensor
+    best_v: Tensor
+    residual: Tensor
+    steps: Tensor
+
+    def select(self, indices: Tensor) -> "_Walk":
+        return _Walk(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+    def put(self, indices: Tensor, other: "_Walk") -> "_Walk":
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return _Walk(*(old.index_copy(0, indices, new) for old, new in pairs))
+
+
+def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) -> State:
+    """Polish the READY elements by so many steps: they become SOLVED, or go back to RUNNING."""
+    at = (state.code == READY).nonzero().squeeze(-1)
+    if len(at) == 0:
+        return state
+    part, kept = numbers.select(at), _normalized(state.select(at))
+    walk = _walk(part, kept, limits, steps)
+    s = numbers.cones.project(walk.best_v)
+    good = walk.residual <= min(POLISHED, limits.tolerance)
+    good = good | (walk.residual <= torch.clamp(0.1 * kept.residual, max=NEARLY * limits.tolerance))
+    # What is within the tolerance stays the answer where nothing better was found.
+    within = kept.residual <= limits.tolerance
+    better = good | (within & (walk.residual < kept.residual))
+    code = torch.where(good | within, int(Status.SOLVED), RUNNING)
+    out_of_time = kept.iterations + walk.steps >= limits.max_iterations
+    code = torch.where((code == RUNNING) & out_of_time, int(Status.MAX_ITERATIONS), code)
+    rows = better.unsqueeze(-1)
+    done = replace(
+        kept,
+        x=torch.where(rows, walk.best_x, kept.x),
+        s=torch.where(rows, s, kept.s),
+        z=torch.where(rows, s - walk.best_v, kept.z),
+        code=code,
+        iterations=kept.iterations + walk.steps,
+        polish_at=torch.minimum(kept.polish_at, kept.residual) * POLISH_FACTOR,
+        residual=torch.where(better, walk.residual, kept.residual),
+    )
+    return state.put(at, done)
+
+
+def _normalized(state: State) -> State:
+    """With tau = 1."""
+    tau = state.tau.unsqueeze(-1)
+    return replace(
+        state,
+        x=state.x / tau,
+        s=state.s / tau,
+        z=state.z / tau,
+        tau=state.tau / state.tau,
+        kappa=state.kappa / state.tau,
+    )
+
+
+def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
+    """Newton's method from the kept iterates."""
+    infinite = torch.full_like(kept.residual, float("inf"))
+    start = kept.s - kept.z
+    walk = _Walk(kept.x, start, kept.x, start, infinite, torch.zeros_like(kept.iterations))
+    allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, steps)
+    at = torch.arange(len(start), device=start.device)
+    for _ in range(LAST_STEPS):
+        step = _newton_step(numbers, walk.select(at))
+        walk = walk.put(at, step)
+        # Finished elements stay where they are, whatever their neighbours need.
+        open_ = (step.residual > min(POLISHED, limits.tolerance)) & (step.steps < allowed[at])
+        open_ = open_ & step.v.isfinite().all(-1) & step.x.isfinite().all(-1)
+        left = open_.nonzero().squeeze(-1)
+        if len(left) == 0:
+            break
+        if len(left) < len(at):
+            at, numbers = at[left], numbers.select(left)
+    return walk
+
+
+def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
+    cones = numbers.cones
+    s = cones.project(walk.v)
+    z = s - walk.v
+    r1 = -(times(numbers.P, walk.x) + times(numbers.A.mT, z) + numbers.q)
+    r2 = numbers.b - times(numbers.A, walk.x) - s
+    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v))
+    dx, w, _ = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS)
+    dx, dz = dx.squeeze(-1), system.to_rows(w).squeeze(-1)
+    # ds from the row itself: finite where H is infinite.
+    dv = r2 - times(numbers.A, dx) - dz
+    x, v = walk.x + dx, walk.v + dv
+    # One point that is not finite must not be an error for the whole batch.
+    finite = (x.isfinite().all(-1) & v.isfinite().all(-1)).unsqueeze(-1)
+    x, v = torch.where(finite, x, walk.x), torch.where(finite, v, walk.v)
+    residual = _residual(numbers, x, v).residual
+    residual = torch.where(finite.squeeze(-1), residual, torch.full_like(residual, float("inf")))
+    better = residual < walk.residual
+    rows = better.unsqueeze(-1)
+    return _Walk(
+        x=x,
+        v=v,
+        best_x=torch.where(rows, x, walk.best_x),
+        best_v=torch.where(rows, v, walk.best_v),
+        residual=torch.where(better, residual, walk.residual),
+        steps=walk.steps + 1,
+    )
+
+
+def _residual(numbers: Scaled, x: Tensor, v: Tensor) -> Measures:
+    s = numbers.cones.project(v)
+    ones = torch.ones_like(x[:, :0].sum(-1))
+    return measure(numbers, x, s, s - v, ones, torch.zeros_like(ones))

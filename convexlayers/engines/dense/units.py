@@ -1,0 +1,205 @@
+"""Dense numbers of a batch, equilibrated: every element is solved in units of its own.
+
+With diagonal D, E and positive sigma, zeta, all powers of two so that nothing is rounded,
+
+    P~ = sigma / zeta D P D,   q~ = D q / zeta,   A~ = E A D,   b~ = E b / sigma
+
+has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and E come from Ruiz's equilibration of
+[P A'; A 0] (Ruiz, "A scaling algorithm to equilibrate both rows and columns norms in matrices", 2001), E being constant
+on the rows of a cone that is not a product; sigma and zeta bring b and q to size one.
+"""
+
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from convexlayers.cones import Cones, Nonnegative, Zero
+from convexlayers.engines.dense.matrices import DenseProgram
+
+Point = tuple[Tensor, Tensor, Tensor]
+
+EQUILIBRATION_STEPS = 5
+# Rows whose largest entries are within this factor of 1 are balanced.
+BALANCED = 4.0
+# Right-hand sides of inequalities this many times the typical one are out of proportion.
+FAR = 1024.0
+# What stands for no bound (functional.py) says nothing about the size of the others.
+NO_BOUND = 1e20
+
+
+@dataclass(frozen=True, eq=False)
+class Scales:
+    """The units of each element.
+
+    Attributes:
+        D: (B, n). E: (B, m). sigma, zeta: (B, 1).
+    """
+
+    D: Tensor
+    E: Tensor
+    sigma: Tensor
+    zeta: Tensor
+
+    def select(self, indices: Tensor) -> "Scales":
+        """The elements at these indices."""
+        return Scales(*(getattr(self, field.name)[indices] for field in fields(self)))
+
+    def put(self, indices: Tensor, other: "Scales") -> "Scales":
+        """These, with those of other elements at these indices."""
+        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        return Scales(*(old.index_copy(0, indices, new) for old, new in pairs))
+
+    @classmethod
+    def ones(cls, like: Tensor, n: int, m: int) -> "Scales":
+        """No scaling, for as many elements as `like` has."""
+        return cls(*(like.new_ones(len(like), width) for width in (n, m, 1, 1)))
+
+    @property
+    def row_unit(self) -> Tensor:
+        """s over s~, and what a residual of the rows is over its scaled one, (B, m)."""
+        return self.sigma / self.E
+
+    @property
+    def column_unit(self) -> Tensor:
+        """What a residual of the columns, Px + A'z + q, is over its scaled one, (B, n)."""
+        return self.zeta / self.D
+
+    def restore_point(self, x: Tensor, s: Tensor, z: Tensor) -> Point:
+        """A solution of the original from one of the scaled program."""
+        return self.sigma * self.D * x, self.row_unit * s, self.zeta * self.E * z
+
+    def scale_rows(self, s: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """Slacks and multipliers of the scaled program."""
+        return s / self.row_unit, z / (self.zeta * self.E)
+
+
+@dataclass(frozen=True, eq=False)
+class Scaled:
+    """Numbers in their own units.
+
+    Attributes:
+        cones: of the rows.
+        P: (B, n, n). q: (B, n). A: (B, m, n). b: (B, m).
+        scales: the units.
+    """
+
+    cones: Cones
+    P: Tensor
+    q: Tensor
+    A: Tensor
+    b: Tensor
+    scales: Scales
+
+    @classmethod
+    def of(cls, program: DenseProgram, scales: Scales | None = None) -> "Scaled":
+        """Scale a program, by units that were found before where they are given."""
+        P, A = program.P, program.A
+        if scales is None:
+            D, E = _equilibrate(P, A, program.structure.cones)
+            scales = _units(program.structure.cones, D, E, P, program.q, program.b)
+        D, E, sigma, zeta = scales.D, scales.E, scales.sigma, scales.zeta
+        return cls(
+            cones=program.structure.cones,
+            P=P * (sigma / zeta * D).unsqueeze(-1) * D.unsqueeze(-2),
+            q=program.q * (D / zeta),
+            A=A * E.unsqueeze(-1) * D.unsqueeze(-2),
+            b=program.b * (E / sigma),
+            scales=scales,
+        )
+
+    def select(self, indices: Tensor) -> "Scaled":
+        """The elements at these indices."""
+        P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
+        return Scaled(self.cones, P, q, A, b, self.scales.select(indices))
+
+    def to(self, dtype: torch.dtype) -> "Scaled":
+        """In another precision."""
+        scales = Scales(*(getattr(self.scales, field.name).to(dtype) for field in fields(Scales)))
+        P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
+        return Scaled(self.cones, P, q, A, b, scales)
+
+
+def largest(v: Tensor) -> Tensor:
+    """Maximum norm over the last dimension, (..., k) to (...); 0 for an empty one."""
+    return v.abs().amax(-1) if v.shape[-1] else v.sum(-1)
+
+
+def power_of_two(size: Tensor) -> Tensor:
+    """The power of two nearest below a positive, finite size."""
+    return torch.exp2(torch.frexp(size).exponent.to(size.dtype) - 1)
+
+
+def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:
+    """D (B, n) and E (B, m)."""
+    size_P, size_A = P.abs(), A.abs()
+    D, E = torch.ones_like(P[..., 0]), torch.ones_like(A[..., 0])
+    for _ in range(EQUILIBRATION_STEPS):
+        column = D * (size_P * D.unsqueeze(-2)).amax(-1)
+        row = E
+        if A.shape[-2]:
+            size = size_A * D.unsqueeze(-2) * E.unsqueeze(-1)
+            column, row = torch.maximum(column, size.amax(-2)), _level(size.amax(-1), cones)
+        # An element whose rows are balanced is left alone, so that it does not depend on the others.
+        both = torch.cat([column, row], dim=-1)
+        unbalanced = ((both >= BALANCED) | ((both > 0) & (both < 1 / BALANCED))).any(-1, keepdim=True)
+        if D.device.type == "cpu" and not bool(unbalanced.any()):
+            break
+        D = torch.where(unbalanced, D * _inverse_root(column), D)
+        E = torch.where(unbalanced, E * _inverse_root(row), E)
+    return D, E
+
+
+def _inverse_root(norm: Tensor) -> Tensor:
+    """The power of two nearest below norm^(-1/2); 1 for zero."""
+    return power_of_two(torch.where(norm > 0, norm, torch.ones_like(norm)).rsqrt())
+
+
+def _level(row: Tensor, cones: Cones) -> Tensor:
+    """The rows of a cone that is not a product share the largest norm."""
+    parts = []
+    for group in cones.groups:
+        part = group.split(row)
+        if not isinstance(group.cone, Zero | Nonnegative):
+            part = part.amax(-1, keepdim=True).expand_as(part)
+        parts.append(part.flatten(-2))
+    return torch.cat(parts, dim=-1)
+
+
+def _typical(values: Tensor) -> tuple[Tensor, Tensor]:
+    """log2 of the geometric mean of the entries that are not zero, and whether there are any, (B, 1) each."""
+    size = values.abs().flatten(1)
+    present = size > 0
+    logarithm = torch.where(present, size, torch.ones_like(size)).log2()
+    count = present.sum(-1, keepdim=True)
+    return logarithm.sum(-1, keepdim=True) / count.clamp(min=1), count > 0
+
+
+def _units(cones: Cones, D: Tensor, E: Tensor, P: Tensor, q: Tensor, b: Tensor) -> Scales:
+    """sigma and zeta as scaling.py has them for A of size one, and E once more for bounds out of proportion.
+
+    A linear system does not depend on the size of its right-hand side; without inequalities there is nothing else.
+    """
+    ones = torch.ones_like(q[:, :1])
+    if cones.zero == cones.rows:
+        return Scales(D, E, ones, ones)
+    scaled_b = E * b
+    # The diagonal of a positive semidefinite matrix bounds its entries.
+    size_P, has_P = _typical(P.diagonal(dim1=-2, dim2=-1) * D * D)
+    size_q, has_q = _typical(q * D)
+    size_b, has_b = _typical(torch.where(b.abs() < NO_BOUND, scaled_b, torch.zeros_like(b)))
+    sigma = torch.where(has_b, size_b, torch.where(has_P & has_q, size_q - size_P, torch.zeros_like(size_q))).round()
+    nothing = torch.full_like(size_q, -float("inf"))
+    linear, quadratic = torch.where(has_q, sigma + size_q, nothing), torch.where(has_P, 2 * sigma + size_P, nothing)
+    omega = torch.where(has_q | has_P, torch.maximum(linear, quadratic), torch.zeros_like(size_q)).round()
+    sigma, zeta = sigma.exp2(), (omega - sigma).exp2()
+    return Scales(D, E * _shrink_far(cones, scaled_b, FAR * sigma), sigma, zeta)
+
+
+def _shrink_far(cones: Cones, b: Tensor, limit: Tensor) -> Tensor:
+    """Factors of the rows: inequalities so far away that they will not hold with equality do not drown the others."""
+    far = b.abs() > limit
+    far[:, : cones.zero] = False
+    far[:, cones.zero + cones.nonnegative :] = False
+    ones = torch.ones_like(b)
+    return torch.where(far, power_of_two(limit / torch.where(far, b.abs(), limit.expand_as(b))), ones)

@@ -1,0 +1,332 @@
+"""The torch engine: its parts, agreement with native, statuses, precision, chunks, derivatives."""
+
+import math
+import pickle
+
+import pytest
+import torch
+
+import convexlayers as cl
+from convexlayers.cones import Cones
+from convexlayers.cones.base import Spectrum
+from convexlayers.derivatives import Cotangents
+from convexlayers.engines import Native, Torch, make_engine, rescue, select
+from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.product import Product
+from convexlayers.engines.torch_dense import TorchState, bytes_per_element
+from convexlayers.errors import ArgumentError
+from convexlayers.status import Status
+from convexlayers.testing import (
+    Sampler,
+    check_derivative,
+    check_solution,
+    check_statuses,
+    complementary_pair,
+    cone_cases,
+    infeasible_program,
+    random_program,
+    unbounded_program,
+)
+
+DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+CASES = cone_cases()
+ALL = CASES["all"]
+by_device = pytest.mark.parametrize("device", DEVICES)
+by_cones = pytest.mark.parametrize("name", CASES)
+
+
+def on(device, values):
+    return [value.to(device) for value in values]
+
+
+def relative(found, expected):
+    size = expected.norm(dim=-1).clamp(min=1)
+    return float(((found.cpu() - expected).norm(dim=-1) / size).max())
+
+
+# ------------------------------------------------------------------------------------------- its parts
+
+
+def interior_pair(cones, seed, batch=(4,)):
+    """s inside K and z inside K*, in general position to each other."""
+    s, _ = complementary_pair(cones, Sampler.seeded(batch, seed), "inside")
+    _, z = complementary_pair(cones, Sampler.seeded(batch, seed + 1), "outside")
+    return s, z
+
+
+def matrix_of(spectrum):
+    """H = M (I - M)^-1 as a matrix."""
+    eye = torch.eye(spectrum.mu.shape[-1], dtype=torch.float64).expand(len(spectrum.mu), -1, -1)
+    h = (spectrum.mu / spectrum.nu).unsqueeze(-1)
+    return spectrum.basis.unrotate(h * spectrum.basis.rotate(eye))
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "zero" not in name and name != "all"])
+def test_scaling_maps_multipliers_to_slacks(name):
+    s, z = interior_pair(CASES[name], seed=0)
+    H = matrix_of(Product(CASES[name]).at(s, z).spectrum(s))
+    assert float((H - H.mT).abs().max()) <= 1e-12 * float(H.abs().max())
+    assert bool((torch.linalg.eigvalsh(H) > 0).all())
+    assert relative((H @ z.unsqueeze(-1)).squeeze(-1), s) <= 1e-12
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if name != "zero"])
+def test_steps_end_at_the_boundary(name):
+    """Just before the step of the exit rate both points are inside, just after it one is not."""
+    cones = CASES[name]
+    s, z = interior_pair(cones, seed=2)
+    s[:, : cones.zero] = 0
+    ds, dz = (3 * Sampler.seeded((4,), seed).normal(cones.rows) for seed in (4, 5))
+    ds[:, : cones.zero] = 0
+    rate = Product(cones).at(s, z).exit_rate(ds, dz, torch.zeros(4, dtype=torch.float64))
+    # A step of length one that stays inside needs no search in the cones that search.
+    for share, inside in ((0.99, True), (1.2, False)):
+        step = share / rate.clamp(min=1).unsqueeze(-1)
+        points = (s + step * ds, z + step * dz)
+        off = torch.maximum(
+            (points[0] - cones.project(points[0])).abs().amax(-1),
+            (points[1] - cones.project_dual(points[1])).abs().amax(-1),
+        )
+        for distance, limited in zip(off.tolist(), (rate > 1).tolist(), strict=True):
+            assert (distance < 1e-9) == inside or not (limited or inside)
+
+
+def test_centers_are_mapped_to_themselves():
+    """H z = s where both are the center, and H = 0 on equalities."""
+    center = Product(ALL).center(torch.zeros(1, ALL.rows, dtype=torch.float64))
+    H = matrix_of(Product(ALL).at(center, center).spectrum(center))
+    linear = ALL.zero
+    assert torch.allclose(H[0, linear:, linear:] @ center[0, linear:], center[0, linear:], atol=1e-12)
+    assert torch.equal(H[0, :linear], torch.zeros_like(H[0, :linear]))
+
+
+def test_condensed_system_against_a_dense_solve():
+    """With mu = 0 (an equality), nu = 0 (an inactive row) and everything between."""
+    sampler = Sampler.seeded((3,), 0)
+    n, m = 6, 4
+    root, A = sampler.normal(n, n), sampler.normal(m, n)
+    P = root @ root.mT
+    mu = torch.tensor([0.0, 1.0, 0.5, 1e-6], dtype=torch.float64).expand(3, -1)
+    spectrum = Spectrum(mu, 1 - mu, CASES["nonnegative"].spectrum(torch.ones(3, m).double()).basis)
+    r1, r2 = sampler.normal(n, 2), sampler.normal(m, 2)
+    system = Condensed.factor(P, A, spectrum)
+    dx, w, residual = system.solve(r1, system.from_rows(r2), 4)
+    rows = (1 - mu).sqrt().unsqueeze(-1) * A
+    K = torch.cat([torch.cat([P, rows.mT], -1), torch.cat([rows, torch.diag_embed(-mu)], -1)], -2)
+    expected = torch.linalg.solve(K, torch.cat([r1, (1 - mu).sqrt().unsqueeze(-1) * r2], dim=-2))
+    assert float(residual.max()) <= 1e-14
+    assert torch.allclose(torch.cat([dx, w], dim=-2), expected, rtol=1e-9, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------- solutions
+
+
+@by_device
+@by_cones
+def test_agreement_with_native(name, device):
+    """Programs of every structure, more than 500 in all."""
+    for seed, activity in ((21, "boundary"), (22, "mixed")):
+        problem = random_program(CASES[name], batch=(11,), seed=seed, activity=activity, draws=4)
+        native = Native().setup(problem.program).solve(problem.theta)
+        found = Torch().setup(problem.program).solve(on(device, problem.theta))
+        assert found.x.device.type == device
+        assert found.status.tolist() == native.status.tolist() == [0] * 11
+        assert found.rescued is None
+        for part in ("x", "s", "z"):
+            assert relative(getattr(found, part), getattr(native, part)) <= 1e-7, part
+        assert torch.allclose(found.objective.cpu(), native.objective, rtol=1e-7, atol=1e-7)
+        assert float(found.residuals.largest.max()) <= 1e-9
+
+
+@by_cones
+def test_linear_objectives(name):
+    check_solution(Torch(), random_program(CASES[name], rank=0, batch=(4,), seed=23, draws=4), 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@by_cones
+def test_precision_of_the_iterations_does_not_show(name, dtype):
+    check_solution(Torch(dtype=dtype), random_program(CASES[name], batch=(4,), seed=24, draws=4), 1e-7)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_statuses_in_either_precision(dtype):
+    check_statuses(Torch(dtype=dtype), random_program(ALL, seed=25))
+
+
+@by_device
+@by_cones
+def test_certificates(name, device):
+    cones = CASES[name]
+    for make, code in ((infeasible_program, Status.PRIMAL_INFEASIBLE), (unbounded_program, Status.DUAL_INFEASIBLE)):
+        problem = make(cones, n=4, batch=(3,), seed=26)
+        solution = Torch().setup(problem.program).solve(on(device, problem.theta))
+        assert solution.status.tolist() == [int(code)] * 3
+        assert solution.x.isnan().all()
+
+
+def test_everything_at_once_beside_each_other():
+    check_statuses(Torch(), random_program(ALL, seed=27))
+
+
+def test_iteration_limit_is_a_limit():
+    problem = random_program(ALL, batch=(3,), seed=28)
+    solution = Torch(max_iterations=2).setup(problem.program).solve(problem.theta)
+    assert solution.status.tolist() == [int(Status.MAX_ITERATIONS)] * 3
+    assert solution.iterations.tolist() == [2] * 3
+    assert solution.rescued is None
+
+
+def test_tolerance_saves_iterations():
+    problem = random_program(Cones(second_order=(5, 5), psd=(4,)), batch=(8,), seed=29)
+    loose, tight = (Torch(tolerance=t).setup(problem.program).solve(problem.theta) for t in (1e-3, 1e-10))
+    assert bool(loose.solved.all() and tight.solved.all())
+    assert int(loose.iterations.sum()) <= int(tight.iterations.sum())
+    assert float(tight.residuals.largest.max()) <= 1e-10
+
+
+def test_no_rows_and_equalities_alone():
+    sampler = Sampler.seeded((3,), 30)
+    root, q = sampler.normal(4, 4), sampler.normal(4)
+    P = root @ root.mT + torch.eye(4, dtype=torch.float64)
+    x = cl.solve_qp(P, q, solver="torch").x
+    assert torch.allclose(x, torch.linalg.solve(P, -q), rtol=0, atol=1e-12)
+    A, b = sampler.normal(2, 4), sampler.normal(2)
+    solution = cl.solve_qp(P, q, A=A, b=b, solver="torch")
+    assert torch.allclose((A @ solution.x.unsqueeze(-1)).squeeze(-1), b, rtol=0, atol=1e-12)
+    assert cl.solve_qp(P[:0], q[:0], solver="torch").x.shape == (0, 4)
+
+
+def test_chunks_are_bitwise_the_whole():
+    problem = random_program(ALL, batch=(9,), seed=31)
+    whole = Torch().setup(problem.program)
+    size = bytes_per_element(problem.program.structure)
+    chunked = Torch(chunk_bytes=4 * size).setup(problem.program)
+    assert chunked.chunk_size(torch.device("cpu")) == 4
+    assert Torch(chunk_bytes=1).setup(problem.program).chunk_size(torch.device("cpu")) == 1
+    one, other = (plan.solve(problem.theta) for plan in (whole, chunked))
+    weights = [Sampler.seeded((9,), 32).normal(value.shape[-1]) for value in (one.x, one.s, one.z)]
+    for part in ("x", "s", "z", "objective", "status", "iterations"):
+        assert torch.equal(getattr(one, part), getattr(other, part)), part
+    grads = [
+        plan.adjoint(problem.theta, solution, Cotangents(*weights), [True] * 4)
+        for plan, solution in ((whole, one), (chunked, other))
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(*grads, strict=True))
+
+
+@pytest.mark.parametrize("size", [3, 30, 120])
+def test_elements_are_bitwise_the_same_alone(size):
+    """Small and larger programs: BLAS goes other ways for other sizes."""
+    sampler = Sampler.seeded((5,), 33)
+    root, q, G = sampler.normal(size, size), sampler.normal(size), sampler.normal(size + 7, size)
+    P, h = root @ root.mT / size + torch.eye(size).double(), sampler.positive(size + 7)
+    together = cl.solve_qp(P, q, G, h, solver="torch")
+    for i in (0, 4):
+        alone = cl.solve_qp(P[i : i + 1], q[i : i + 1], G[i : i + 1], h[i : i + 1], solver="torch")
+        assert torch.equal(alone.x[0], together.x[i])
+
+
+def test_stalled_elements_go_to_clarabel(monkeypatch):
+    problem = random_program(ALL, batch=(3,), seed=34)
+    theta = [value.clone() for value in problem.theta]
+    theta[1][1, 0] = math.nan
+    monkeypatch.setattr(rescue, "RESCUABLE", (Status.SOLVED,) * len(rescue.RESCUABLE))
+    plan = Torch().setup(problem.program)
+    solution = plan.solve(theta)
+    assert solution.rescued.tolist() == [True, False, True]
+    assert solution.status.tolist() == [0, int(Status.INVALID_DATA), 0]
+    assert relative(solution.x[::2], problem.x[::2]) <= 1e-7
+    ones = Cotangents(torch.ones_like(solution.x), None, None)
+    gradient = plan.adjoint(theta, solution, ones, [True] * 4)[1]
+    assert bool((gradient[::2] != 0).any())
+    assert torch.equal(gradient[1], torch.zeros_like(gradient[1]))
+
+
+# ------------------------------------------------------------------------------------------- derivatives
+
+
+@by_cones
+def test_derivatives(name):
+    check_derivative(Torch(), random_program(CASES[name], batch=(3,), seed=35, draws=8))
+
+
+@by_device
+def test_gradients_agree_with_native(device):
+    problem = random_program(ALL, batch=(5,), seed=36)
+    values = (problem.P, problem.q, problem.A, problem.b)
+    grads = []
+    for solver, where in (("native", "cpu"), ("torch", device)):
+        leaves = [value.to(where).requires_grad_() for value in values]
+        solution = cl.solve_cone_program(*leaves, problem.cones, solver=solver)
+        total = solution.x.square().sum() + solution.s.sum() - 2 * solution.z.sum() + solution.objective.sum()
+        grads.append(torch.autograd.grad(total, leaves))
+    for got, expected in zip(grads[1], grads[0], strict=True):
+        assert got.device.type == device
+        assert float((got.cpu() - expected).norm()) <= 1e-8 * float(expected.norm())
+
+
+def test_forward_mode_and_gradcheck():
+    sampler = Sampler.seeded((2,), 37)
+    q, G = sampler.normal(3).requires_grad_(), sampler.normal(4, 3).requires_grad_()
+    h = sampler.positive(4).requires_grad_()
+
+    def solve(q, G, h):
+        return cl.solve_qp(torch.eye(3, dtype=torch.float64), q, G, h, solver="torch").x
+
+    assert torch.autograd.gradcheck(solve, (q, G, h), eps=1e-6, atol=1e-6, check_forward_ad=True)
+
+
+def test_singular_systems_are_left_to_exact():
+    """Twice the same equality: multipliers are not unique, the derivative of x is."""
+    A = torch.tensor([[1.0, 1.0, 1.0], [1.0, 1.0, 1.0]], dtype=torch.float64)
+    q = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64, requires_grad=True)
+    solution = cl.solve_qp(torch.eye(3), q, A=A, b=torch.ones(2), solver="torch")
+    weight = torch.tensor([1.0, 0.0, 0.0], dtype=torch.float64)
+    (grad,) = torch.autograd.grad(solution.x, q, weight)
+    # x = (1 - sum(-q)) / 3 - q: the projection of -weight onto sum = 0.
+    assert torch.allclose(grad, -(weight - 1 / 3), rtol=0, atol=1e-10)
+    assert bool(solution.derivative_report.rank_deficient)
+
+
+@pytest.mark.parametrize("derivative", [cl.Smoothed(mu=1e-2), cl.Perturbed(tau=1e-2)], ids=["smoothed", "perturbed"])
+def test_other_strategies(derivative):
+    grads = []
+    for solver in ("native", "torch"):
+        cost = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
+        one = torch.ones(1, 3, dtype=torch.float64)
+        x = cl.solve_lp(cost, A=one, b=one[0, :1], lb=0.0, derivative=derivative, solver=solver).x
+        grads.append(torch.autograd.grad(x[0], cost)[0])
+    assert torch.allclose(*grads, rtol=1e-6, atol=1e-9)
+
+
+# ------------------------------------------------------------------------------------------- choosing and configuring
+
+
+def test_wrong_settings_are_named():
+    for settings, named in (({"chunk_bytes": 0}, "chunk_bytes"), ({"dtype": torch.float16}, "dtype")):
+        with pytest.raises(ArgumentError, match=named):
+            Torch(**settings)
+    with pytest.raises(ArgumentError, match="no_such_thing"):
+        Torch(options={"no_such_thing": 1}).setup(random_program(ALL).program)
+
+
+@by_device
+def test_auto_leaves_data_where_they_are(device, monkeypatch):
+    """On the CPU the test stands in for a device: what is elsewhere goes to torch, forward and backward."""
+    problem = random_program(ALL, batch=(2,), seed=38)
+    plan = pickle.loads(pickle.dumps(make_engine("auto").setup(problem.program)))
+    theta = on(device, problem.theta)
+    assert not isinstance(plan.solve(problem.theta).engine_state, TorchState)
+    if device == "cpu":
+        monkeypatch.setattr(select, "is_elsewhere", lambda theta: True)
+    solution = plan.solve(theta)
+    assert isinstance(solution.engine_state, TorchState)
+    assert solution.x.device.type == device
+    ones = Cotangents(*(torch.ones_like(part) for part in (solution.x, solution.s, solution.z)))
+    grads = plan.adjoint(theta, solution, ones, [True] * 4)
+    tangents = plan.tangent(theta, solution, [torch.ones_like(value) for value in theta])
+    pulled = sum(float(grad.sum()) for grad in grads)
+    pushed = sum(float(part.sum()) for part in (tangents.dx, tangents.ds, tangents.dz))
+    assert math.isclose(pulled, pushed, rel_tol=1e-8)
+    assert plan.resolving_engine == make_engine("auto")
