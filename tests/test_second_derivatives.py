@@ -10,7 +10,7 @@ from convexlayers.errors import SecondDerivativeError
 from convexlayers.testing import random_program
 from convexlayers.testing.problems import cone_cases
 
-ENGINES = ["native", "clarabel"]
+ENGINES = ["native", "torch", "clarabel"]
 
 
 def normal(*shape, seed=0):
