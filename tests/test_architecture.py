@@ -30,7 +30,8 @@ ORDER = [
     {"derivatives", "scaling", "activity"},
     {"engines"},
     {"autograd", "batching", "calling", "validation", "relax", "execute"},
-    {"functional", "layer", "diagnosis", "nodes"},
+    {"functional", "layer", "diagnosis"},
+    {"nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.
     {"compat", "testing", ""},
