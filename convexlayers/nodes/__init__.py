@@ -2,6 +2,7 @@
 
 from convexlayers.nodes.compose import Parallel, Select
 from convexlayers.nodes.node import DeclarativeNode, declarative_node, least_squares_node
+from convexlayers.nodes.pnp import PnP
 from convexlayers.nodes.point import Outcome
 from convexlayers.nodes.problem import BoundProblem, Problem
 from convexlayers.nodes.solution import NodeSolution
@@ -19,6 +20,7 @@ __all__ = [
     "NodeSolver",
     "Outcome",
     "Parallel",
+    "PnP",
     "Problem",
     "Restarts",
     "Select",
