@@ -211,6 +211,43 @@ def test_dtype_follows_the_inputs():
     assert (y.dtype, x.grad.dtype) == (torch.float32, torch.float32)
 
 
+def test_an_empty_batch():
+    for node in (
+        own(samples.Sphere()),
+        built_in(samples.Sphere()),
+        DeclarativeNode(samples.Ball().objective, start=torch.zeros(4)),
+    ):
+        x = torch.zeros(0, 4, requires_grad=True)
+        y = node(x)
+        y.sum().backward()
+        assert (y.shape, y.dtype, x.grad.shape) == ((0, 4), torch.float32, (0, 4))
+        with pytest.raises(ArgumentError, match="empty"):
+            node.solve(x)
+
+
+def test_integers_among_the_inputs():
+    """A label that picks the target."""
+    node = DeclarativeNode(
+        lambda x, label, y: 0.5 * (y - x[label]).square().sum() + (y**4).sum() / 4,
+        start=torch.zeros(2),
+        event_dims=(2, 0),
+    )
+    x = samples.normal(seeded(0), 3, 3, 2).requires_grad_()
+    label = torch.tensor([2, 0, 1])
+    y = node(x, label)
+    torch.testing.assert_close(y + y**3, x[torch.arange(3), label])
+    (found,) = torch.autograd.grad(y.sum(), x)
+    expected = torch.zeros_like(x).index_put((torch.arange(3), label), 1 / (1 + 3 * y**2))
+    torch.testing.assert_close(found, expected.detach())
+
+
+def test_an_input_that_does_not_matter():
+    node = DeclarativeNode(lambda x, unused, y: 0.5 * (y - x).square().sum(), start=torch.zeros(2))
+    x, unused = samples.normal(seeded(0), 3, 2).requires_grad_(), samples.normal(seeded(1), 3).requires_grad_()
+    found = torch.autograd.grad(node(x, unused).sum(), (x, unused))
+    torch.testing.assert_close(found, (torch.ones_like(x), torch.zeros_like(unused)))
+
+
 def test_nodes_compose():
     """One after the other, side by side, and parts of the result; with other modules in between."""
     sphere, ball = built_in(samples.Sphere()), built_in(samples.Ball())

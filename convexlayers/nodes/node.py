@@ -84,7 +84,7 @@ class DeclarativeNode(nn.Module):
         tolerance: float = 1e-6,
         refinement: int | None = None,
         damping: float = 0.0,
-        block: int = 32,
+        block: int = 64,
         batched: bool = False,
     ) -> None:
         super().__init__()
@@ -115,17 +115,30 @@ class DeclarativeNode(nn.Module):
             SolverError: on_failure is "raise" and an element was not solved.
         """
         xs, batch, dtype = self._prepare(inputs)
+        if 0 in batch:
+            return self._empty(xs, batch, dtype)
         call, (y, _) = self._run(xs)
         return self._restore(y, call.problem.shape, batch, dtype)
 
     def solve(self, *inputs: Value) -> NodeSolution:
-        """The solution with everything that is known of it. Raises as `forward`."""
+        """The solution with everything that is known of it. Raises as `forward`, and for an empty batch."""
         xs, batch, dtype = self._prepare(inputs)
+        if 0 in batch:
+            raise ArgumentError("The batch is empty, expected at least one element.")
         call, (y, lam) = self._run(xs)
         p = call.equalities
         restored = self._restore(y, call.problem.shape, batch, dtype)
         multipliers = lam.reshape(*batch, lam.shape[1]).to(dtype)
         return NodeSolution(restored, multipliers[..., :p], multipliers[..., p:], call, xs, (y, lam), batch)
+
+    def _empty(self, xs: list[Tensor], batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """No solutions, with the shape that there would be."""
+        if self.start is None:
+            shape = self._own_outcome(xs)[0].shape[1:]
+        else:
+            shape = first_start(self.start, [x.new_zeros(1, *x.shape[1:]) for x in xs], self.batched).shape[1:]
+        nothing = sum(x.sum() for x in xs if x.is_floating_point())
+        return (xs[0].new_zeros(*batch, *shape, dtype=torch.float64) + nothing).to(dtype)
 
     def _run(self, xs: list[Tensor]) -> tuple[NodeCall, tuple[Tensor, Tensor]]:
         call = NodeCall(Problem(self.objective, self.equalities, self.inequalities, ()), self._solve, self.block)
@@ -155,8 +168,6 @@ class DeclarativeNode(nn.Module):
         except RuntimeError as error:
             listed = ", ".join(str(tuple(lead)) for lead in leading)
             raise ArgumentError(f"The batch dimensions of the inputs do not broadcast: {listed}.") from error
-        if 0 in batch:
-            raise ArgumentError("The batch is empty, expected at least one element.")
         rows = []
         for tensor, lead in zip(tensors, leading, strict=True):
             event = tensor.shape[len(lead) :]
