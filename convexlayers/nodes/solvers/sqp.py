@@ -12,7 +12,7 @@ of the optimality conditions is taken whatever the merit says, so that curved co
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -35,7 +35,7 @@ QP_TOLERANCE = 1e-9
 # Relative residual above which linearized equalities have no solution.
 CONTRADICTION = 1e-6
 # Constraints that hold up to rounding hold.
-ROUNDING = 1e-14
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,10 +146,9 @@ def _convex(at: _Iterate) -> Tensor:
 
 def _step(problem: BoundProblem, at: _Iterate, moving: Tensor) -> tuple[_Iterate, Tensor]:
     p = problem.equalities
-    rows = moving.nonzero().squeeze(1)
-    B = torch.where(moving.reshape(-1, 1, 1), at.H, torch.zeros_like(at.H))
-    clean = _Iterate(at.y, at.lam, at.penalty, at.relaxed, at.gradient, at.A, at.c, B)
-    d, lam, relaxed, solved = _directions(_convex(clean), at, rows, p)
+    # Elements that have stopped may hold anything.
+    clean = replace(at, **{name: _masked(moving, getattr(at, name)) for name in ("y", "gradient", "A", "c", "H")})
+    d, lam, relaxed, solved = _directions(_convex(clean), at, moving, p)
     pushed = 1.5 * lam.abs().amax(1)
     penalty = torch.where(moving, torch.maximum(at.penalty, pushed), at.penalty)
     penalty = torch.where(moving & relaxed, 10 * penalty, penalty).clamp(max=LARGEST_PENALTY)
@@ -189,31 +188,45 @@ def _halves_residual(problem: BoundProblem, at: _Iterate, lam: Tensor) -> Callab
     return accept
 
 
-def _directions(B: Tensor, at: _Iterate, rows: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Steps (B, n), multipliers (B, m), which needed slacks (B,), and which were found (B,)."""
-    d, lam = torch.zeros_like(at.y), torch.zeros_like(at.lam)
-    relaxed = torch.zeros(len(d), dtype=torch.bool, device=d.device)
-    solved = relaxed.clone()
-    solve = _equality_qp if at.c.shape[1] == p else _plain_qp
-    plain = solve(B[rows], at.gradient[rows], at.A[rows], at.c[rows], p)
-    d[rows], lam[rows], solved[rows] = plain
-    rest = rows[~plain[2]]
-    if len(rest):
-        relaxed[rest] = True
-        price = at.penalty[rest]
-        d[rest], lam[rest], solved[rest] = _relaxed_qp(B[rest], at.gradient[rest], at.A[rest], at.c[rest], p, price)
+def _directions(B: Tensor, at: _Iterate, moving: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Steps (B, n), multipliers (B, m), which needed slacks (B,), and which were found (B,).
+
+    The active set of the last step comes first: near the solution it does not change, and one linear system will do.
+    """
+    d, lam, solved = _active_set_qp(B, at, moving, p)
+    relaxed = torch.zeros_like(solved)
+    for solve in (_plain_qp, _relaxed_qp):
+        rest = (moving & ~solved).nonzero().squeeze(1)
+        if len(rest) == 0:
+            break
+        relaxed[rest] = solve is _relaxed_qp
+        if solve is _relaxed_qp or at.c.shape[1] > p:
+            parts = (B[rest], at.gradient[rest], at.A[rest], at.c[rest])
+            d[rest], lam[rest], solved[rest] = solve(*parts, p, at.penalty[rest])
     return d, lam, relaxed, solved
 
 
-def _equality_qp(B: Tensor, gradient: Tensor, A: Tensor, c: Tensor, _: int) -> tuple[Tensor, Tensor, Tensor]:
-    """One linear system; in least squares where constraints are redundant, and unsolved where they contradict."""
-    everything = torch.ones(A.shape[:2], dtype=torch.bool, device=A.device)
-    solution, residual = factor(B, A, everything).solve(-torch.cat([gradient, c], 1))
-    d, lam, good = _cleaned(solution[:, : B.shape[1]], [solution[:, B.shape[1] :]])
-    return d, lam, good & (residual <= CONTRADICTION)
+def _active_set_qp(B: Tensor, at: _Iterate, moving: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The solution with the equalities and the inequalities that push now; found where it is one.
+
+    In least squares where constraints are redundant, and not found where they contradict.
+    """
+    gradient, A, c = (_masked(moving, part) for part in (at.gradient, at.A, at.c))
+    active = at.lam > 0
+    active[:, :p] = True
+    solution, residual = factor(B, A, active).solve(-torch.cat([gradient, c * active], 1))
+    d, lam, good = _cleaned(solution[:, : B.shape[1]], [solution[:, B.shape[1] :] * active])
+    linear = (c + (A @ d.unsqueeze(2)).squeeze(2))[:, p:]
+    allowed = ROUNDING * (A.norm(dim=2) * (at.y.abs() + d.abs()).amax(1, keepdim=True).clamp(min=1))[:, p:]
+    holds = (linear <= allowed).all(1) & (lam[:, p:] >= 0).all(1)
+    return d, lam, good & holds & moving & (residual <= CONTRADICTION)
 
 
-def _plain_qp(B: Tensor, gradient: Tensor, A: Tensor, c: Tensor, p: int) -> tuple[Tensor, Tensor, Tensor]:
+def _masked(mask: Tensor, part: Tensor) -> Tensor:
+    return torch.where(mask.reshape(-1, *[1] * (part.ndim - 1)), part, torch.zeros_like(part))
+
+
+def _plain_qp(B: Tensor, gradient: Tensor, A: Tensor, c: Tensor, p: int, _: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     c = torch.where(c.abs() <= ROUNDING * A.norm(dim=2), torch.zeros_like(c), c)
     solution = solve_qp(
         B, gradient,
