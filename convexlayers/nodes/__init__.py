@@ -1,6 +1,7 @@
 """Declarative nodes: objective and constraints as functions of torch, convex or not, any solver; see docs/nodes.md."""
 
 from convexlayers.nodes.compose import Parallel, Select
+from convexlayers.nodes.low_rank_sdp import LowRankMaxSAT, MixingMethod
 from convexlayers.nodes.node import DeclarativeNode, declarative_node, least_squares_node
 from convexlayers.nodes.pnp import PnP
 from convexlayers.nodes.point import Outcome
@@ -15,6 +16,8 @@ __all__ = [
     "BoundProblem",
     "DeclarativeNode",
     "LevenbergMarquardt",
+    "LowRankMaxSAT",
+    "MixingMethod",
     "Newton",
     "NodeSolution",
     "NodeSolver",
