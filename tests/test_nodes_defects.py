@@ -52,10 +52,11 @@ def test_an_active_inequality_is_kept_when_the_solver_is_not_exact(error, side):
     torch.testing.assert_close(found, expected, rtol=0, atol=20 * max(error, 1e-12))
 
 
-def test_an_inequality_that_only_touches_is_flagged():
+@pytest.mark.parametrize("off", [0.0, 1e-15, -1e-15, 1e-12])
+def test_an_inequality_that_only_touches_is_flagged(off):
     """At |x| = 1 the projection onto the ball has one-sided derivatives."""
     (x,) = SPHERE.inputs(seeded(0), batch=2)
-    x = (x / x.norm(dim=1, keepdim=True)).requires_grad_()
+    x = ((1 + off) * x / x.norm(dim=1, keepdim=True)).requires_grad_()
     solution = projection(None, BALL.inequalities, solver=BALL.solve).solve(x)
     assert bool(solution.weakly_active.all())
     (found,) = torch.autograd.grad(solution.y.sum(), x)

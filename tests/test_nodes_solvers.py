@@ -4,6 +4,7 @@ import node_samples as samples
 import pytest
 import torch
 
+import convexlayers as cl
 from convexlayers.errors import ArgumentError, SolverError
 from convexlayers.nodes import (
     LBFGS,
@@ -242,3 +243,46 @@ def test_wrong_starts():
         )(torch.zeros(1, 2))
     with pytest.raises(ArgumentError, match="count"):
         Restarts(-1)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_random_quadratic_programs(seed):
+    """The same solution, gradients and multipliers as `solve_qp`."""
+    generator = seeded(seed)
+    n, p, q, batch = 5, seed % 2, 4, 6
+    L, G, A, x0 = (samples.normal(generator, *shape) for shape in ((n, n), (q, n), (p, n), (n,)))
+    P, b, h = L @ L.T + 0.1 * torch.eye(n), A @ x0, G @ x0 + samples.uniform(generator, q)
+    linear, right, v = (samples.normal(generator, batch, n), h.expand(batch, q), samples.normal(generator, batch, n))
+    c, h = linear.clone().requires_grad_(), right.clone().requires_grad_()
+    expected = cl.solve_qp(P, c, G, h, A if p else None, b if p else None, tolerance=1e-10)
+    node = DeclarativeNode(
+        lambda c, h, y: 0.5 * y @ P @ y + c @ y, (lambda c, h, y: A @ y - b) if p else None, lambda c, h, y: G @ y - h,
+        start=torch.zeros(n),
+    )  # fmt: skip
+    found = node.solve(c, h)
+    torch.testing.assert_close(found.y, expected.x, rtol=1e-8, atol=1e-9)
+    torch.testing.assert_close(found.inequality_multipliers, expected.duals["G"], rtol=1e-7, atol=1e-8)
+    mine, theirs = (torch.autograd.grad(y, (c, h), v) for y in (found.y, expected.x))
+    torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_random_nonconvex_problems(seed):
+    """Curved constraints of both kinds, an objective with many minima: all solved, derivatives as differences say."""
+    generator = seeded(seed)
+    n, batch = 3, 16
+    W, u, w = (samples.normal(generator, *shape) for shape in ((n, n), (3, n), (n,)))
+    node = DeclarativeNode(
+        lambda x, y: torch.cos(W @ y).sum() + 0.1 * (y**4).sum() + x @ y,
+        (lambda x, y: torch.sin(w @ y) + 0.3 * y[0] ** 2 - 0.2 * x[0]) if seed % 2 else None,
+        lambda x, y: torch.cat([(y @ y - 2).reshape(1), (u @ y).square() - 1.5]),
+        start=torch.full((n,), 0.1),
+    )  # fmt: skip
+    x, d, v = (samples.normal(generator, batch, n) for _ in range(3))
+    x.requires_grad_()
+    solution = node.solve(x)
+    assert not bool(solution.negative_curvature.any())
+    assert 0.1 < float(solution.active.double().mean()) < 0.9
+    (found,) = torch.autograd.grad(solution.y, x, v)
+    ahead, behind = node(x.detach() + 1e-5 * d), node(x.detach() - 1e-5 * d)
+    torch.testing.assert_close((found * d).sum(1), ((ahead - behind) * v).sum(1) / 2e-5, rtol=1e-6, atol=1e-6)

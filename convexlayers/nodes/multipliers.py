@@ -19,7 +19,7 @@ from torch import Tensor
 
 # Slack up to this multiple of the tolerance makes a candidate, ...
 SLACK_FACTOR = 100.0
-# ... and a multiplier up to this one, relative to the gradient of the objective, counts as zero.
+# ... and a multiplier up to this one, relative to gradients of the objective around the point, counts as zero.
 MULTIPLIER_FACTOR = 10.0
 
 
@@ -39,7 +39,14 @@ class Multipliers:
 
 
 def find_multipliers(
-    gradient: Tensor, A: Tensor, c: Tensor, y: Tensor, equalities: int, tolerance: float, given: Tensor | None = None
+    gradient: Tensor,
+    A: Tensor,
+    c: Tensor,
+    y: Tensor,
+    scale: Tensor,
+    equalities: int,
+    tolerance: float,
+    given: Tensor | None = None,
 ) -> Multipliers:
     """Find them.
 
@@ -47,6 +54,7 @@ def find_multipliers(
         gradient: of the objective, (B, n).
         A: Jacobian of the constraints, (B, m, n). c: their values, (B, m).
         y: the point, (B, n).
+        scale: of gradients of the objective around it, (B,).
         equalities: how many of the constraints are, from the first on.
         tolerance: relative accuracy of the point.
         given: multipliers that the solver has, (B, m).
@@ -63,7 +71,7 @@ def find_multipliers(
             pushes[element] = _nonnegative(gradient[element], rows[element], candidates[element], equalities)
     else:
         pushes = given * norms
-    zero = MULTIPLIER_FACTOR * tolerance * gradient.abs().amax(1, keepdim=True)
+    zero = MULTIPLIER_FACTOR * tolerance * scale.unsqueeze(1)
     active = candidates & (pushes > zero)
     active[:, :equalities] = True
     weak = (candidates & ~active).any(1)

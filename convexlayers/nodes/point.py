@@ -135,12 +135,20 @@ def _measure(problem: BoundProblem, outcome: Outcome, tolerance: float, before: 
     finite = torch.cat([y, gradient, A.flatten(1), c], 1).isfinite().all(1)
     gradient, A, c = (_where(finite, part, torch.zeros_like(part)) for part in (gradient, A, c))
     point = torch.where(finite.unsqueeze(1), y, torch.zeros_like(y))
+    reference = scale = torch.zeros_like(gradient[:, 0])
+    alone = None
+    if c.shape[1]:
+        alone = problem.hessian(y, torch.zeros_like(c))
+        reference = alone.abs().amax((1, 2)).nan_to_num(1.0)
+        scale = gradient.abs().amax(1) + reference * point.abs().amax(1).clamp(min=1)
     if before is None or outcome.multipliers is None:
-        found = find_multipliers(gradient, A, c, point, p, tolerance, outcome.multipliers)
+        found = find_multipliers(gradient, A, c, point, scale, p, tolerance, outcome.multipliers)
         lam, active, weak = found.lam, found.active, found.weakly_active
     else:
         lam, active, weak = outcome.multipliers, before.active, before.weakly_active
     H = problem.hessian(y, lam)
+    part = H if alone is None else H - alone
+    reference = torch.maximum(reference, part.abs().amax((1, 2)).nan_to_num(1.0))
     finite = finite & H.flatten(1).isfinite().all(1)
     H = _where(finite, H, torch.eye(H.shape[1], dtype=H.dtype, device=H.device).expand_as(H))
     slope = gradient + (A.mT @ lam.unsqueeze(2)).squeeze(2)
@@ -150,10 +158,6 @@ def _measure(problem: BoundProblem, outcome: Outcome, tolerance: float, before: 
     violation = off.amax(1) if off.shape[1] else torch.zeros_like(stationarity)
     # Multipliers of the wrong sign would make any point between two constraints stationary.
     stationarity = torch.where((lam[:, p:] >= 0).all(1), stationarity, torch.ones_like(stationarity))
-    reference = H.abs().amax((1, 2))
-    if c.shape[1]:
-        alone = problem.hessian(y, torch.zeros_like(lam))
-        reference = torch.maximum(alone.abs().amax((1, 2)), (H - alone).abs().amax((1, 2))).nan_to_num(1.0)
     system = factor(H, A, active, NOISE_FACTOR * stationarity, reference)
     step = _newton_step(system, slope, c * active)
     broken = torch.full_like(stationarity, float("nan"))
