@@ -5,7 +5,7 @@ import copy
 import node_samples as samples
 import pytest
 import torch
-from torch.autograd import gradcheck, gradgradcheck
+from torch.autograd import forward_ad, gradcheck, gradgradcheck
 from torch.func import grad, hessian, jacfwd, jacrev, vmap
 
 from convexlayers.errors import ArgumentError, MissingArgumentError, SecondDerivativeError, SolverError
@@ -306,6 +306,18 @@ def test_a_captured_parameter_is_an_error():
     node = DeclarativeNode(lambda x, y: (y - weight * x).square().sum(), start=torch.zeros(4))
     with pytest.raises(ArgumentError, match="not an input"):
         node(torch.ones(1, 4))
+
+
+def test_a_captured_tangent_is_an_error():
+    """And one that comes with an input is not."""
+    w, x = torch.tensor([2.0, 3.0], dtype=torch.float64), torch.ones(1, 2, dtype=torch.float64)
+    with forward_ad.dual_level():
+        dual = forward_ad.make_dual(w, torch.ones_like(w))
+        captured = DeclarativeNode(lambda x, y: (y - dual * x).square().sum(), start=torch.zeros(2))
+        with pytest.raises(ArgumentError, match="tangent"):
+            captured(x)
+        node = DeclarativeNode(lambda w, x, y: (y - w * x).square().sum(), start=torch.zeros(2), event_dims=(1, 1))
+        torch.testing.assert_close(forward_ad.unpack_dual(node(dual, x)).tangent, torch.ones_like(x))
 
 
 def test_wrong_arguments():

@@ -1,6 +1,8 @@
 """Camera poses: synthetic cameras, wrong matches, derivatives."""
 
+import copy
 import math
+import pickle
 
 import pytest
 import torch
@@ -121,6 +123,14 @@ def test_the_linear_solution():
         [linear_pose(u, p, torch.ones(9, dtype=p.dtype), PLAIN) for u, p in zip(image, space, strict=True)]
     )
     assert_same_pose(found, pose, 1e-7)
+
+
+def test_a_pose_node_can_be_copied_and_stored():
+    _, image, space = scene(7, 2, 8)
+    node = PnP(0.1, rotations=1)
+    for again in (copy.deepcopy(node), pickle.loads(pickle.dumps(node))):
+        assert torch.equal(again(image, space), node(image, space))
+        assert again.objective.__self__ is again
 
 
 def test_a_wrong_scale_is_an_error():

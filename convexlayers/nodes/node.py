@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
+from convexlayers.autograd import in_forward_mode
 from convexlayers.batching import Value, as_tensor, common_dtype
 from convexlayers.errors import ArgumentError, MissingArgumentError, count_of, wrong_shape
 from convexlayers.execute import check_policy
@@ -144,6 +146,8 @@ class DeclarativeNode(nn.Module):
         call = NodeCall(Problem(self.objective, self.equalities, self.inequalities, ()), self._solve, self.block)
         call.damping = self.damping
         y, lam, *_ = NodeFunction.apply(call, *xs)  # type: ignore[misc]
+        if in_forward_mode() and not torch._C._are_functorch_transforms_active():
+            call.problem.refuse_tangents([forward_ad.unpack_dual(x[:1]).primal for x in xs], call.solved.y[:1])
         if self.on_failure == "raise":
             raise_for_status(call.solved.status)
         return call, (y, lam)

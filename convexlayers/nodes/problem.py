@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.func import grad, vjp, vmap
 
 from convexlayers.errors import ArgumentError, wrong_shape
@@ -119,6 +120,18 @@ class Problem:
         if sizes[0] != 1:
             raise ArgumentError(f"objective returns {sizes[0]} numbers per element, expected one.")
         return sizes[1], sizes[2]
+
+    def refuse_tangents(self, xs: Sequence[Tensor], y: Tensor) -> None:
+        """As `probe`, for tensors that carry tangents of torch's forward mode: theirs would be lost.
+
+        Raises:
+            ArgumentError: a function depends on one that is not among the inputs.
+        """
+        for name in ("objective", "equalities", "inequalities"):
+            function = getattr(self, name)
+            found = None if function is None else self.over_batch(function, xs, y)
+            if found is not None and forward_ad.unpack_dual(found).tangent is not None:
+                raise ArgumentError(f"{name} uses a tensor with a tangent that is not an input of the node: pass it.")
 
 
 def row_jacobian(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
