@@ -255,7 +255,7 @@ def test_layers_compose_into_a_bilevel_problem():
         loss = (model(x) - target).square().sum()
         loss.backward()
         optimizer.step()
-    assert float(loss) < 1e-6
+    assert loss.item() < 1e-6
 
 
 class UnitRow(AbstractDeclarativeNode):
