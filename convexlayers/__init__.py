@@ -5,7 +5,7 @@ Importing this package loads neither cvxpy nor a solver; they are loaded by what
 
 from typing import TYPE_CHECKING, Any
 
-from convexlayers import cones, engines, errors
+from convexlayers import cones, engines, errors, nodes
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Exact, Perturbed, Smoothed
 from convexlayers.errors import ConvexLayersError, SolverError
@@ -40,6 +40,7 @@ __all__ = [
     "differentiable_solution",
     "engines",
     "errors",
+    "nodes",
     "solve_cone_program",
     "solve_lp",
     "solve_qp",

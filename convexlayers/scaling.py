@@ -68,7 +68,9 @@ def find_scaling(program: ConeProgram) -> Scaling:
     P, q, A, b = (_typical(part) for part in (program.P_values, program.q, program.A_values, program.b))
     from_objective = torch.where((P > 0) & (q > 0), q / torch.where(P > 0, P, torch.ones_like(P)), torch.ones_like(q))
     size_A = torch.where(A > 0, A, torch.ones_like(A))
-    sigma = _power_of_two(torch.where(b > 0, b, size_A * from_objective))
+    natural = size_A * from_objective
+    noise = (P > 0) & (q > 0) & (b < RIGHT_SIDE_NOISE * natural)
+    sigma = _power_of_two(torch.where((b > 0) & ~noise, b, natural))
     tau = _power_of_two(torch.where(A > 0, sigma / size_A, from_objective))
     omega = _power_of_two(torch.maximum(tau * q, tau * tau * P))
     factors = {"P": tau * tau / omega, "q": tau / omega, "A": tau / sigma, "b": 1 / sigma, "offset": 1 / omega}
@@ -77,6 +79,8 @@ def find_scaling(program: ConeProgram) -> Scaling:
     return Scaling(tau, sigma, omega, torch.cat(data, dim=-1))
 
 
+# A right-hand side this much smaller than A x is at the minimum of the objective alone is rounding, not a unit.
+RIGHT_SIDE_NOISE = 2.0**-20
 # Numbers below this are zero for the choice of units: 1e-300 beside 1 is not what half of the numbers are like.
 SMALLEST_NUMBER = 2.0**-200
 

@@ -31,7 +31,8 @@ ORDER = [
     {"engines"},
     {"reports", "stacks", "operators"},
     {"autograd", "batching", "calling", "validation", "relax", "warm_start", "execute", "compiled", "saving"},
-    {"functional", "layer", "diagnosis", "nodes"},
+    {"functional", "layer", "diagnosis"},
+    {"nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.
     {"compat", "testing", ""},

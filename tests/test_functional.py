@@ -473,3 +473,15 @@ def test_cvxpy_is_not_imported():
         "assert 'cvxpy' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-W", "error::DeprecationWarning:convexlayers", "-c", code], check=True)
+
+
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel", "scs"])
+@pytest.mark.parametrize("b", [1e-300, 1e-17, -4.4e-16, 1e-12, 1e-9, 1e-6, 1e-3])
+def test_a_right_hand_side_of_rounding_size(solver, b):
+    """It once was the unit of the program, in which every solution is a ray: "unbounded", with P positive definite."""
+    P, q = quadratic(n=5)
+    A, b = torch.ones(1, 5, dtype=torch.float64), torch.tensor([b], dtype=torch.float64)
+    solution = cl.solve_qp(P, q, A=A, b=b, solver=solver)
+    K = torch.cat([torch.cat([P, A.mT], 1), torch.cat([A, torch.zeros(1, 1, dtype=torch.float64)], 1)])
+    expected = torch.linalg.solve(K, torch.cat([-q, b]))[:5]
+    assert torch.allclose(solution.x, expected, rtol=0, atol=1e-9)

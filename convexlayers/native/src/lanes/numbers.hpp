@@ -54,11 +54,16 @@ struct Exponents {
     }
 };
 
+// A right-hand side smaller than A x at the minimum of the objective alone by this power of two is rounding, not a unit.
+inline constexpr double kRightSideNoise = 20;
+
 // log2 of typical sizes of P, q, A, b -> log2 of tau, sigma, omega. See convexlayers/scaling.py.
 template <int W>
 Units find_units(const Exponents<W>& P, const Exponents<W>& q, const Exponents<W>& A, const Exponents<W>& b, int lane) {
     const double from_objective = P.present(lane) && q.present(lane) ? q.mean(lane) - P.mean(lane) : 0.0;
-    const double sigma = b.present(lane) ? b.mean(lane) : A.mean(lane) + from_objective;
+    const double natural = A.mean(lane) + from_objective;
+    const bool noise = P.present(lane) && q.present(lane) && b.mean(lane) < natural - kRightSideNoise;
+    const double sigma = b.present(lane) && !noise ? b.mean(lane) : natural;
     const double tau = A.present(lane) ? sigma - A.mean(lane) : from_objective;
     double omega = 0.0;
     if (q.present(lane)) omega = tau + q.mean(lane);
