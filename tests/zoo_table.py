@@ -29,6 +29,7 @@ class Entry:
         twice: whether it can be differentiated twice.
         forward: whether forward mode is to be checked too.
         vmapped: whether it works under torch.vmap.
+        legacy: whether also under the older vmap of torch.autograd.grad(is_grads_batched=True).
     """
 
     name: str
@@ -42,6 +43,7 @@ class Entry:
     twice: bool = True
     forward: bool = True
     vmapped: bool = True
+    legacy: bool = True
 
     def draw(self, *batch: int, seed: int = 0, dtype: torch.dtype = F64) -> list[Tensor]:
         """Arguments."""
@@ -295,4 +297,103 @@ ATTENTION = [
                   convert=lambda C, a, b, e: (C, normalized(a), normalized(b), e)), (0, 1, 2, 3)),
 ]  # fmt: skip
 
-ENTRIES = [*PROJECTIONS, *POOLS, *ATTENTION]
+# --------------------------------------------------------------------------------------------------- linear algebra
+
+
+def dense(lower, diagonal, upper):
+    """Block tridiagonal matrices (*batch, T k, T k)."""
+    steps, k = diagonal.shape[-3], diagonal.shape[-1]
+    out = diagonal.new_zeros(*diagonal.shape[:-3], steps, k, steps, k)
+    for t in range(steps):
+        out[..., t, :, t, :] = diagonal[..., t, :, :]
+        if t:
+            out[..., t, :, t - 1, :] = lower[..., t - 1, :, :]
+            out[..., t - 1, :, t, :] = upper[..., t - 1, :, :]
+    return out.reshape(*diagonal.shape[:-3], steps * k, steps * k)
+
+
+def blocks_closed(lower, diagonal, upper, b):
+    return torch.linalg.solve(dense(lower, diagonal, upper), b.flatten(-2).unsqueeze(-1)).reshape(b.shape)
+
+
+def entries_closed(*values):
+    *parts, b = values
+    return blocks_closed(*(part[..., None, None] for part in parts), b.unsqueeze(-1)).squeeze(-1)
+
+
+def least_squares_closed(A, b, weight, ridge, bias=False):
+    if bias:
+        A = torch.cat([A, torch.ones_like(A[..., :1])], -1)
+    root = weight.sqrt()
+    R = torch.diag_embed(ridge.sqrt().unsqueeze(-1).expand(*ridge.shape, A.shape[-1]))
+    if bias:
+        R = R[..., :-1, :]
+    stacked = torch.cat([A * root.unsqueeze(-1), R.expand(*A.shape[:-2], *R.shape[-2:])], -2)
+    right = torch.cat([root * b, b.new_zeros(*b.shape[:-1], R.shape[-2])], -1)
+    Q, T = torch.linalg.qr(stacked)
+    return torch.linalg.solve_triangular(T, Q.mT @ right.unsqueeze(-1), upper=True).squeeze(-1)
+
+
+def least_squares_twin(scaled, target, root):
+    x = cp.Variable(3)
+    return x, cp.sum_squares(scaled @ x - target) + cp.sum_squares(cp.multiply(root, x)), []
+
+
+def with_bias(*values):
+    x, c = zoo.least_squares(*values, bias=True)
+    return torch.cat([x, c.unsqueeze(-1)], -1)
+
+
+def ridge_closed(X, Y, Q, ridge):
+    eye = torch.eye(X.shape[-1], dtype=X.dtype)
+    return Q @ torch.linalg.solve(X.mT @ X + ridge[..., None, None] * eye, X.mT @ Y)
+
+
+ONE_HOT = torch.eye(3, dtype=F64).repeat(2, 1)
+
+
+def svm_twin():
+    """The primal problem, which has weights in place of multipliers."""
+    X, C, W, slack = cp.Parameter((6, 4)), cp.Parameter(nonneg=True), cp.Variable((3, 4)), cp.Variable((6, 1))
+    scores = X @ W.T
+    own = cp.reshape(cp.sum(cp.multiply(ONE_HOT.numpy(), scores), axis=1), (6, 1), order="C")
+    margins = [own @ torch.ones(1, 3).numpy() - scores >= 1 - ONE_HOT.numpy() - slack @ torch.ones(1, 3).numpy()]
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(W) / 2 + C * cp.sum(slack)), margins), [X, C], [W])
+    return lambda X, Q, C: Q @ layer(X, C)[0].mT
+
+
+def rank_twin(V, C, eps):
+    u, excess = cp.Variable(3), cp.Variable(6)
+    distance = cp.abs(V @ u - torch.arange(1.0, 7.0).numpy())
+    return u, cp.sum_squares(u) / 2 + C / 2 * cp.sum_squares(excess), [distance <= eps + excess]
+
+
+def maxcut_twin(C):
+    X = cp.Variable((4, 4), PSD=True)
+    return X, cp.trace(C @ X), [cp.diag(X) == 1]
+
+
+QP = {"twice": False, "forward": False, "vmapped": False}
+LINEAR = [
+    Entry("tridiagonal solve", zoo.tridiagonal_solve, ((4,), (5,), (4,), (5,)), entries_closed, legacy=False),
+    Entry("block tridiagonal solve", zoo.block_tridiagonal_solve, ((3, 2, 2), (4, 2, 2), (3, 2, 2), (4, 2)),
+          blocks_closed, legacy=False),
+    Entry("least squares", zoo.least_squares, ((6, 3), (6,), (6,), ()), least_squares_closed,
+          twin_of(least_squares_twin, (6, 3), 6, 3, convert=lambda A, b, w, r: (
+              w.sqrt().unsqueeze(-1) * A, w.sqrt() * b, r.sqrt().unsqueeze(-1).expand(*r.shape, 3))), (2, 3)),
+    Entry("least squares with bias", with_bias, ((6, 3), (6,), (6,), ()),
+          lambda *values: least_squares_closed(*values, bias=True), None, (2, 3)),
+    Entry("top eigenvalues", lambda A: zoo.top_eigen(A, 2)[0], ((4, 4),),
+          lambda A: torch.linalg.eigvalsh((A + A.mT) / 2)[..., 2:].flip(-1)),
+    Entry("top eigenvectors", lambda A: zoo.top_eigen(A, 2)[1].abs(), ((4, 4),),
+          lambda A: torch.linalg.eigh((A + A.mT) / 2).eigenvectors[..., 2:].flip(-1).abs()),
+    Entry("ridge head", zoo.ridge_head, ((5, 4), (5, 3), (2, 4), ()), ridge_closed, None, (3,)),
+    Entry("SVM head", lambda X, Q, C: zoo.svm_head(X, ONE_HOT.to(X), Q, C), ((6, 4), (2, 4), ()), None, svm_twin, (2,),
+          **QP),
+    Entry("rank pooling", zoo.rank_pool, ((6, 3), (), ()), None,
+          twin_of(rank_twin, (6, 3), (), (), **R, p2=NONNEGATIVE), (1, 2), **QP),
+    Entry("MAXCUT", zoo.maxcut_sdp, ((4, 4),), None,
+          twin_of(maxcut_twin, (4, 4), convert=lambda C: [(C + C.mT) / 2]), **QP),
+]  # fmt: skip
+
+ENTRIES = [*PROJECTIONS, *POOLS, *ATTENTION, *LINEAR]

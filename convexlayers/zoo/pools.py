@@ -329,7 +329,7 @@ def robust_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> 
 
     Examples:
         >>> import torch, convexlayers as cl
-        >>> cl.zoo.robust_pool(torch.tensor([1.0, 2.0, 3.0, 90.0]), kind="truncated").item()
+        >>> cl.zoo.robust_pool(torch.tensor([1.0, 2.0, 3.0, 90.0]), 2.0, kind="truncated").item()
         2.0
     """
     x, alpha = batched(("x", x, 1), ("alpha", positive("alpha", alpha), 0))
