@@ -94,21 +94,21 @@ def capped_threshold(v: Tensor, radius: Tensor, cap: Tensor) -> Tensor:
     evaluation, and where a step would leave it, it is halved.
     """
     low, high = (v - cap).amin(-1, keepdim=True), v.amax(-1, keepdim=True)
-    tau = (low + high) / 2
+    rounding = 4 * torch.finfo(v.dtype).eps * torch.maximum(low.abs(), high.abs())
+    tau = following = (low + high) / 2
     for step in range(MAX_STEPS):
         shifted = v - tau
-        x = torch.minimum(shifted.clamp(min=0), cap)
-        excess = x.sum(-1, keepdim=True) - radius
+        excess = torch.minimum(shifted.clamp(min=0), cap).sum(-1, keepdim=True) - radius
         low, high = torch.where(excess >= 0, tau, low), torch.where(excess <= 0, tau, high)
         count = ((shifted > 0) & (shifted < cap)).sum(-1, keepdim=True)
         following = tau + excess / count
-        middle = (low + high) / 2
-        following = torch.where((following > low) & (following < high), following, middle)
-        if step >= BLIND_STEPS and not bool(((following != tau) & (following == following)).any()):
+        following = torch.where((following > low) & (following < high), following, (low + high) / 2)
+        moving = (following - tau).abs() > rounding
+        if step >= BLIND_STEPS and not bool(moving.any()):
             break
-        tau = following
+        tau = torch.where(moving, following, tau)
     feasible = (radius >= 0) & (radius <= cap.sum(-1, keepdim=True)) & (cap >= 0).all(-1, keepdim=True)
-    return torch.where(feasible, tau, math.nan)
+    return torch.where(feasible, following, math.nan)
 
 
 class CappedSimplex(BatchedFunction):
