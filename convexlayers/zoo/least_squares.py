@@ -46,22 +46,29 @@ def _times(M: Tensor, v: Tensor) -> Tensor:
 
 
 class LeastSquares(BatchedFunction):
-    """A (*batch, m, n), b (*batch, m), w (*batch, m), R (*batch, n) -> x (*batch, n)."""
+    """A (*batch, m, n), b (*batch, m), w (*batch, m), R (*batch, n) -> x (*batch, n), factor (*batch, n, n), or NaN."""
+
+    auxiliary = 1
 
     @staticmethod
-    def forward(A: Tensor, b: Tensor, w: Tensor, R: Tensor) -> Tensor:  # type: ignore[override]
-        inverse = _inverse(_normal(A, w, R))
-        x = _apply(inverse, _times(A.mT, w * b))
-        return x + _apply(inverse, _times(A.mT, w * (b - _times(A, x))) - R * x)
+    def forward(A: Tensor, b: Tensor, w: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        factor, dense = _inverse(_normal(A, w, R))
+        x = _apply((factor, dense), _times(A.mT, w * b))
+        x = x + _apply((factor, dense), _times(A.mT, w * (b - _times(A, x))) - R * x)
+        return x, torch.full_like(factor, torch.nan) if dense else factor
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        remember(ctx, inputs, output)
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        remember(ctx, inputs, output, LeastSquares.auxiliary)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
-        A, b, w, R, x = ctx.saved_tensors
-        u = _apply(_inverse(_normal(A, w, R)), grad)
+    def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        if grad is None:
+            return (None,) * 4
+        A, b, w, R, x, factor = ctx.saved_tensors
+        # The saved factor is a constant: only good where nobody differentiates this pass.
+        saved = not torch.is_grad_enabled() and not bool(factor[..., 0, 0].isnan().any())
+        u = _apply((factor, False) if saved else _inverse(_normal(A, w, R)), grad)
         r, Au = b - _times(A, x), _times(A, u)
         grad_A = (w * r).unsqueeze(-1) * u.unsqueeze(-2) - (w * Au).unsqueeze(-1) * x.unsqueeze(-2)
         return grad_A, w * Au, r * Au, -u * x
@@ -69,8 +76,8 @@ class LeastSquares(BatchedFunction):
     @staticmethod
     def jvp(  # type: ignore[override]
         ctx: Any, dA: Tensor | None, db: Tensor | None, dw: Tensor | None, dR: Tensor | None
-    ) -> Tensor:
-        A, b, w, R, x = tangent_context(ctx)
+    ) -> tuple[Tensor, None]:
+        A, b, w, R, x = tangent_context(ctx)[:5]
         r = b - _times(A, x)
         right, change = torch.zeros_like(x), torch.zeros_like(b)
         if dA is not None:
@@ -78,7 +85,7 @@ class LeastSquares(BatchedFunction):
         change = change if db is None else change + w * db
         change = change if dw is None else change + dw * r
         right = right if dR is None else right - dR * x
-        return _apply(_inverse(_normal(A, w, R)), right + _times(A.mT, change))
+        return _apply(_inverse(_normal(A, w, R)), right + _times(A.mT, change)), None
 
 
 def least_squares(
@@ -110,5 +117,5 @@ def least_squares(
     R = ridge.unsqueeze(-1).expand(*ridge.shape, A.shape[-1])
     if bias:
         R = torch.cat([R[..., :-1], torch.zeros_like(R[..., :1])], dim=-1)
-    x = LeastSquares.call(A, b, w, R)
+    x = LeastSquares.call(A, b, w, R)[0]
     return (x[..., :-1], x[..., -1]) if bias else x

@@ -139,7 +139,9 @@ def _root(x: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
         curvature = (w + bend * t).sum(-1, keepdim=True)
         low, high = torch.where(slope <= 0, y, low), torch.where(slope >= 0, y, high)
         following = y - slope / curvature
-        following = torch.where((following >= low) & (following <= high), following, (low + high) / 2)
+        # Strictly inside, so that the bracket shrinks; a step of the size of rounding is the last one.
+        inside = ((following > low) & (following < high)) | ((following - y).abs() <= rounding)
+        following = torch.where(inside, following, (low + high) / 2)
         moving = (following - y).abs() > rounding
         if step >= BLIND_STEPS and not bool(moving.any()):
             break

@@ -102,7 +102,8 @@ def capped_threshold(v: Tensor, radius: Tensor, cap: Tensor) -> Tensor:
         low, high = torch.where(excess >= 0, tau, low), torch.where(excess <= 0, tau, high)
         count = ((shifted > 0) & (shifted < cap)).sum(-1, keepdim=True)
         following = tau + excess / count
-        following = torch.where((following > low) & (following < high), following, (low + high) / 2)
+        inside = ((following > low) & (following < high)) | ((following - tau).abs() <= rounding)
+        following = torch.where(inside, following, (low + high) / 2)
         moving = (following - tau).abs() > rounding
         if step >= BLIND_STEPS and not bool(moving.any()):
             break
