@@ -5,7 +5,7 @@ Importing this package loads neither cvxpy nor a solver; they are loaded by what
 
 from typing import TYPE_CHECKING, Any
 
-from convexlayers import cones, engines, errors, nodes
+from convexlayers import cones, engines, errors, nodes, zoo
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Exact, Perturbed, Smoothed
 from convexlayers.errors import ConvexLayersError, SolverError
@@ -45,6 +45,7 @@ __all__ = [
     "solve_lp",
     "solve_qp",
     "solve_socp",
+    "zoo",
 ]
 
 

@@ -1,0 +1,356 @@
+"""Layers of the zoo beside plain torch, differentiated through its steps, and beside their compiled CVXPY twins.
+
+Usage: python benchmarks/zoo.py [--cases NAME ...] [--repeats N] [--threads N] [--output FILE]
+
+Forward and backward of a weighted sum, in all arguments, float64; medians of turns, contenders in turn. The table's
+error is that of our output against plain torch's, or the twin's, relative to its largest entry.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import cvxpy as cp
+import torch
+from families import randn
+from harness import limit_threads, milliseconds, relative_error
+from report import RESULTS, environment, show, write
+from torch import Tensor
+
+import convexlayers as cl
+from convexlayers import zoo
+
+FIELDS = ["case", "batch", "ours_ms", "torch_ms", "twin_ms", "times_torch", "times_twin", "error", "twin_error"]
+NEWTON_STEPS = 10
+SINKHORN_STEPS = 100
+Layer = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer.
+
+    Attributes:
+        ours: the layer.
+        plain: a straightforward version in torch, or None.
+        twin: makes the compiled CVXPY problem's function, or None.
+        values: arguments.
+    """
+
+    ours: Layer
+    plain: Layer | None
+    twin: Callable[[], Layer] | None
+    values: list[Tensor]
+
+
+# ------------------------------------------------------------------------------------------- plain torch
+
+
+def sorted_simplex(v: Tensor, radius: Tensor) -> Tensor:
+    """By sorting."""
+    u = v.sort(-1, descending=True).values
+    excess = u.cumsum(-1) - radius.unsqueeze(-1)
+    count = torch.arange(1, v.shape[-1] + 1, dtype=v.dtype)
+    last = (u * count > excess).sum(-1, keepdim=True) - 1
+    return (v - excess.gather(-1, last) / (last + 1)).clamp(min=0)
+
+
+def sorted_l1(v: Tensor, radius: Tensor) -> Tensor:
+    """Onto the ball, by sorting."""
+    inside = (v.abs().sum(-1) <= radius).unsqueeze(-1)
+    return torch.where(inside, v, v.sign() * sorted_simplex(v.abs(), radius))
+
+
+def sorted_entmax15(z: Tensor) -> Tensor:
+    """By sorting (Peters, Niculae and Martins, 2019)."""
+    z = (z - z.amax(-1, keepdim=True)) / 2
+    u = z.sort(-1, descending=True).values
+    count = torch.arange(1, z.shape[-1] + 1, dtype=z.dtype)
+    mean, square = u.cumsum(-1) / count, (u * u).cumsum(-1) / count
+    tau = mean - ((1 - count * (square - mean * mean)) / count).clamp(min=0).sqrt()
+    last = (tau <= u).sum(-1, keepdim=True) - 1
+    return (z - tau.gather(-1, last)).clamp(min=0) ** 2
+
+
+def plain_psd(A: Tensor) -> Tensor:
+    """By eigenvalues."""
+    values, V = torch.linalg.eigh((A + A.mT) / 2)
+    return (V * values.clamp(min=0).unsqueeze(-2)) @ V.mT
+
+
+def plain_cone(v: Tensor) -> Tensor:
+    """Second-order."""
+    t, x = v[..., :1], v[..., 1:]
+    norm = x.norm(dim=-1, keepdim=True)
+    middle = torch.cat([(t + norm) / 2, (t + norm) / 2 * x / norm], -1)
+    return torch.where(t >= norm, v, torch.where(t <= -norm, 0 * v, middle))
+
+
+def plain_pool(derivatives: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]], start: str) -> Layer:
+    """Newton's method, unrolled."""
+
+    def pool(x: Tensor, alpha: Tensor) -> Tensor:
+        y = x.mean(-1, keepdim=True) if start == "mean" else x.median(-1, keepdim=True).values
+        for _ in range(NEWTON_STEPS):
+            slope, curvature = derivatives(y - x, alpha.unsqueeze(-1))
+            y = y - slope.sum(-1, keepdim=True) / curvature.sum(-1, keepdim=True)
+        return y.squeeze(-1)
+
+    return pool
+
+
+def pseudo_huber(z: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative."""
+    root = (1 + (z / alpha) ** 2).sqrt()
+    return z / root, root**-3
+
+
+def huber(z: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative."""
+    return torch.minimum(torch.maximum(z, -alpha), alpha), (z.abs() <= alpha).to(z.dtype)
+
+
+def plain_sinkhorn(C: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> Tensor:
+    """In the log domain, unrolled."""
+    K = C / eps[..., None, None]
+    g = torch.zeros_like(b)
+    for _ in range(SINKHORN_STEPS):
+        f = a.log() - torch.logsumexp(g.unsqueeze(-2) - K, -1)
+        g = b.log() - torch.logsumexp(f.unsqueeze(-1) - K, -2)
+    return (f.unsqueeze(-1) + g.unsqueeze(-2) - K).exp()
+
+
+def plain_least_squares(A: Tensor, b: Tensor, w: Tensor, ridge: Tensor) -> Tensor:
+    """Normal equations."""
+    weighted = (A * w.unsqueeze(-1)).mT
+    N = weighted @ A + ridge[..., None, None] * torch.eye(A.shape[-1], dtype=A.dtype)
+    return torch.linalg.solve(N, weighted @ b.unsqueeze(-1)).squeeze(-1)
+
+
+def plain_tridiagonal(lower: Tensor, diagonal: Tensor, upper: Tensor, b: Tensor) -> Tensor:
+    """Dense."""
+    A = torch.diag_embed(diagonal) + torch.diag_embed(lower, offset=-1) + torch.diag_embed(upper, offset=1)
+    return torch.linalg.solve(A, b.unsqueeze(-1)).squeeze(-1)
+
+
+# ------------------------------------------------------------------------------------------- CVXPY twins
+
+
+def compiled(variable: cp.Variable, objective: cp.Expression, constraints: list, *parameters: cp.Parameter) -> Layer:
+    """The layer of a problem with one variable of interest."""
+    layer = cl.ConvexLayer(cp.Problem(cp.Minimize(objective), constraints), parameters, [variable])
+    return lambda *values: layer(*values)[0]
+
+
+def nearest(n: int, constraints: Callable, bounded: bool = True) -> Callable[[], Layer]:
+    """Projections."""
+
+    def make() -> Layer:
+        x, v = cp.Variable(n), cp.Parameter(n)
+        rest = [cp.Parameter(nonneg=True)] if bounded else []
+        return compiled(x, cp.sum_squares(x - v) / 2, constraints(x, *rest), v, *rest)
+
+    return make
+
+
+def psd_twin(n: int) -> Callable[[], Layer]:
+    """Of symmetric matrices."""
+
+    def make() -> Layer:
+        X, A = cp.Variable((n, n), PSD=True), cp.Parameter((n, n))
+        layer = compiled(X, cp.sum_squares(X - A), [], A)
+        return lambda A: layer((A + A.mT) / 2)
+
+    return make
+
+
+def pool_twin(n: int, kind: str) -> Callable[[], Layer]:
+    """Of convex pools."""
+
+    def make() -> Layer:
+        x, alpha, y, s, rest = cp.Parameter(n), cp.Parameter(nonneg=True), cp.Variable(), cp.Variable(n), cp.Variable(n)
+        if kind == "huber":
+            objective, constraints = cp.sum_squares(s) / 2 + alpha * cp.norm1(rest), [y - x == s + rest]
+        else:
+            objective, constraints = cp.sum([cp.norm(cp.hstack([alpha, y - x[i]])) for i in range(n)]), []
+        return compiled(y, objective, constraints, x, alpha)
+
+    return make
+
+
+def transport_twin(n: int) -> Callable[[], Layer]:
+    """Entropic."""
+
+    def make() -> Layer:
+        P, C, a, b = cp.Variable((n, n)), cp.Parameter((n, n)), cp.Parameter(n), cp.Parameter(n)
+        eps = cp.Parameter(nonneg=True)
+        objective = cp.sum(cp.multiply(C, P)) - eps * cp.sum(cp.entr(P))
+        return compiled(P, objective, [cp.sum(P, axis=1) == a, cp.sum(P, axis=0) == b], C, a, b, eps)
+
+    return make
+
+
+def least_squares_twin(m: int, n: int) -> Callable[[], Layer]:
+    """With the roots of weights and ridge as parameters."""
+
+    def make() -> Layer:
+        x, A, b, root = cp.Variable(n), cp.Parameter((m, n)), cp.Parameter(m), cp.Parameter()
+        layer = compiled(x, cp.sum_squares(A @ x - b) + cp.sum_squares(root * x), [], A, b, root)
+        return lambda A, b, w, ridge: layer(w.sqrt().unsqueeze(-1) * A, w.sqrt() * b, ridge.sqrt())
+
+    return make
+
+
+def tridiagonal_twin(n: int) -> Callable[[], Layer]:
+    """As the equality constraints of a problem without a choice."""
+
+    def make() -> Layer:
+        x, d, b, low, up = cp.Variable(n), cp.Parameter(n), cp.Parameter(n), cp.Parameter(n - 1), cp.Parameter(n - 1)
+        product = cp.multiply(d, x) + cp.hstack([0, cp.multiply(low, x[:-1])]) + cp.hstack([cp.multiply(up, x[1:]), 0])
+        layer = compiled(x, cp.Constant(0), [product == b], low, d, up, b)
+        return layer
+
+    return make
+
+
+def total_variation_twin(n: int) -> Callable[[], Layer]:
+    """As it stands."""
+
+    def make() -> Layer:
+        x, y, strength = cp.Variable(n), cp.Parameter(n), cp.Parameter(nonneg=True)
+        return compiled(x, cp.sum_squares(x - y) / 2 + strength * cp.norm1(cp.diff(x)), [], y, strength)
+
+    return make
+
+
+# ------------------------------------------------------------------------------------------- the cases
+
+
+def on_simplex(x: cp.Variable, r: float | cp.Parameter = 1.0) -> list:
+    """Constraints."""
+    return [x >= 0, cp.sum(x) == r]
+
+
+def entmax_twin(n: int) -> Callable[[], Layer]:
+    """By power cones."""
+
+    def make() -> Layer:
+        p, z = cp.Variable(n), cp.Parameter(n)
+        return compiled(p, -z @ p + cp.sum(cp.power(p, 1.5)) / 0.75, on_simplex(p), z)
+
+    return make
+
+
+def uniform(*shape: int, seed: int) -> Tensor:
+    """From 0.5 to 1.5."""
+    return torch.rand(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64) + 0.5
+
+
+def cases() -> dict[str, Case]:
+    """All of them, by name."""
+    B, n = 128, 100
+    v, r = randn(B, n, seed=1), uniform(B, seed=2)
+    wide, half = randn(32, 1000, seed=1), uniform(32, seed=2)
+    x, alpha = randn(64, 49, seed=3), uniform(64, seed=4)
+    marginals = [torch.full((32, 30), 1 / 30, dtype=torch.float64)] * 2
+    cost = uniform(32, 30, 30, seed=5) - 0.5
+    system = [randn(64, n - 1, seed=7), 4 + uniform(64, n, seed=8), randn(64, n - 1, seed=9), randn(64, n, seed=10)]
+    l2 = lambda v, r: v * (r / v.norm(dim=-1)).clamp(max=1).unsqueeze(-1)  # noqa: E731
+    sphere = lambda v, r: r.unsqueeze(-1) * v / v.norm(dim=-1, keepdim=True)  # noqa: E731
+    clip = lambda v, r: torch.minimum(torch.maximum(v, -r.unsqueeze(-1)), r.unsqueeze(-1))  # noqa: E731
+    pool = lambda kind: lambda x, a: zoo.robust_pool(x, a, kind=kind)  # noqa: E731
+    return {
+        "simplex 100": Case(zoo.project_simplex, sorted_simplex, nearest(n, on_simplex), [v, r]),
+        "simplex 1000": Case(zoo.project_simplex, sorted_simplex, nearest(1000, on_simplex), [wide, half]),
+        "l1 ball": Case(zoo.project_l1_ball, sorted_l1, nearest(n, lambda x, r: [cp.norm1(x) <= r]), [v, r]),
+        "l2 ball": Case(zoo.project_l2_ball, l2, nearest(n, lambda x, r: [cp.norm(x) <= r]), [v, r]),
+        "l2 sphere": Case(zoo.project_l2_sphere, sphere, None, [v, r]),
+        "linf ball": Case(zoo.project_linf_ball, clip, nearest(n, lambda x, r: [cp.abs(x) <= r]), [v, r]),
+        "capped simplex": Case(lambda v, r: zoo.project_capped_simplex(v, r, 0.1), None,
+                               nearest(n, lambda x, r: [*on_simplex(x, r), x <= 0.1]), [v, r]),
+        "second-order cone": Case(zoo.project_second_order_cone, plain_cone,
+                                  nearest(n, lambda x: [cp.norm(x[1:]) <= x[0]], bounded=False), [v]),
+        "PSD cone": Case(zoo.project_psd, plain_psd, psd_twin(8), [randn(32, 8, 8, seed=1)]),
+        "isotonic": Case(zoo.project_isotonic, None,
+                         nearest(n, lambda x: [cp.diff(x) >= 0], bounded=False), [v[:64]]),
+        "sparsemax": Case(zoo.sparsemax, lambda z: sorted_simplex(z, torch.ones_like(z[..., 0])),
+                          nearest(n, on_simplex, bounded=False), [v]),
+        "entmax 1.5": Case(zoo.entmax, sorted_entmax15, entmax_twin(20), [randn(64, 20, seed=1)]),
+        "pseudo-Huber pool": Case(pool("pseudo-huber"), plain_pool(pseudo_huber, "mean"), pool_twin(49, "pseudo"),
+                                  [x, alpha]),
+        "Huber pool": Case(pool("huber"), plain_pool(huber, "median"), pool_twin(49, "huber"), [x, alpha]),
+        "transport": Case(zoo.transport_plan, plain_sinkhorn, None,
+                          [cost, *marginals, torch.full((32,), 0.1, dtype=torch.float64)]),
+        "least squares": Case(zoo.least_squares, plain_least_squares, least_squares_twin(50, 10),
+                              [randn(64, 50, 10, seed=1), randn(64, 50, seed=2), uniform(64, 50, seed=3),
+                               uniform(64, seed=4)]),
+        "tridiagonal": Case(zoo.tridiagonal_solve, plain_tridiagonal, tridiagonal_twin(n), system),
+        "total variation": Case(zoo.tv_denoise, None, total_variation_twin(n), [v[:64], r[:64]]),
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------- measuring
+
+
+def call(layer: Layer, values: list[Tensor]) -> tuple[float, Tensor]:
+    """Seconds of forward and backward, and the output."""
+    inputs = [value.clone().requires_grad_() for value in values]
+    start = time.perf_counter()
+    output = layer(*inputs)
+    middle = time.perf_counter()
+    weights = randn(*output.shape, seed=11)
+    again = time.perf_counter()
+    torch.autograd.grad(output, inputs, weights, allow_unused=True)
+    return middle - start + time.perf_counter() - again, output.detach()
+
+
+def measure(name: str, case: Case, repeats: int) -> dict[str, object]:
+    """One row."""
+    layers = {"ours": case.ours, "torch": case.plain, "twin": case.twin() if case.twin else None}
+    layers = {key: layer for key, layer in layers.items() if layer is not None}
+    outputs = {key: call(layer, case.values)[1] for key, layer in layers.items()}
+    seconds: dict[str, list[float]] = {key: [] for key in layers}
+    for turn in range(repeats):
+        for key in layers if turn % 2 == 0 else reversed(layers):
+            # The first of three calls finds the caches as the contender before it left them.
+            seconds[key] += [call(layers[key], case.values)[0] for _ in range(3)][1:]
+    medians = {key: statistics.median(times) for key, times in seconds.items()}
+    row: dict[str, object] = {"case": name, "batch": len(case.values[0])}
+    for key, time_taken in medians.items():
+        row[f"{key}_ms"] = milliseconds(time_taken)
+        if key != "ours":
+            row[f"times_{key}"] = float(f"{time_taken / medians['ours']:.3g}")
+            row["error" if key == "torch" else "twin_error"] = (
+                f"{relative_error([outputs['ours']], [outputs[key]]):.1e}"
+            )
+    return row
+
+
+def main() -> None:
+    """Run, print a table and the geometric means, write a CSV file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="+", metavar="NAME")
+    parser.add_argument("--repeats", type=int, default=15)
+    parser.add_argument("--threads", type=int, help="cores to use, all by default")
+    parser.add_argument("--output", type=Path, default=RESULTS / "zoo.csv")
+    options = parser.parse_args()
+    limit_threads(options.threads)
+    chosen = {name: case for name, case in cases().items() if not options.cases or name in options.cases}
+    rows = []
+    for name, case in chosen.items():
+        rows.append(measure(name, case, options.repeats))
+        print({key: value for key, value in rows[-1].items() if value}, flush=True)
+    write(options.output, environment([]), FIELDS, rows)
+    show(FIELDS, rows)
+    for key in ("times_torch", "times_twin"):
+        ratios = [float(str(row[key])) for row in rows if key in row]
+        if ratios:
+            print(f"{key}: geometric mean {math.prod(ratios) ** (1 / len(ratios)):.2f}, least {min(ratios):.2f}")
+
+
+if __name__ == "__main__":
+    main()
