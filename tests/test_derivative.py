@@ -9,7 +9,7 @@ from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents, Exact, kkt
 from convexlayers.engines import Clarabel, Native
 from convexlayers.engines.given import Given
-from convexlayers.errors import DerivativeWarning, SecondDerivativeError
+from convexlayers.errors import DerivativeWarning
 from convexlayers.testing import Sampler, check_derivative, cone_cases, join, program_at, random_program
 from convexlayers.testing.problems import KINDS
 
@@ -224,15 +224,7 @@ def test_only_what_is_asked_for():
     assert torch.equal(alone, together[1])
 
 
-def test_second_derivative_is_an_error():
-    problem = random_program(CASES["nonnegative"], seed=8)
-    values = leaves(problem)
-    grads = torch.autograd.grad(solve(problem, values).x.square().sum(), values, create_graph=True)
-    with pytest.raises(SecondDerivativeError, match="create_graph"):
-        torch.autograd.grad(sum(grad.sum() for grad in grads), values)
-
-
-def test_plain_backward_with_create_graph_is_only_an_error_when_used():
+def test_backward_with_create_graph():
     q = torch.tensor([-1.0, 2.0], dtype=torch.float64, requires_grad=True)
     x = cl.solve_qp(torch.eye(2, dtype=torch.float64), q).x
     (grad,) = torch.autograd.grad((x * torch.tensor([2.0, 3.0], dtype=torch.float64)).sum(), q, create_graph=True)

@@ -87,7 +87,7 @@ class Plan(ABC):
         That is the solution, unless the derivative strategy is that of another point (`Derivative.moves_solution`); an
         element for which there is no such point is INACCURATE.
         """
-        solution = self.solve(theta, start)
+        solution = self.solve(theta) if start is None else self.solve(theta, start)
         return self._moved(solution) if self.derivative.moves_solution else solution
 
     def _moved(self, solution: Solution) -> Solution:
