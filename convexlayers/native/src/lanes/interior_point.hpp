@@ -175,7 +175,8 @@ private:
     }
 
     void begin(const M& fresh) {
-        const auto original = Numbers<W>::sizes(plan_, w_);
+        auto original = Numbers<W>::sizes(plan_, w_);
+        original.b = Numbers<W>::ordinary(plan_, w_, original.b);
         Numbers<W>::equilibrate(plan_, w_, fresh);
         const auto scaled = Numbers<W>::sizes(plan_, w_);
         for (int lane = 0; lane < W; ++lane) {

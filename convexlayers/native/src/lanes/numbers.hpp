@@ -20,6 +20,8 @@ namespace convexlayers::CONVEXLAYERS_ISA {
 inline constexpr int kEquilibrationSteps = 5;
 // Right-hand sides this many times the typical one are out of proportion.
 inline constexpr double kFar = 1024.0;
+// By this power of two.
+inline constexpr double kFarAboveMean = 20;
 // As in convexlayers/functional.py.
 inline constexpr double kNoBound = 1e20;
 
@@ -139,6 +141,19 @@ struct Numbers {
         // What stands for no bound says nothing about the size of the others.
         for (Int i = p.b_start(); i < p.offset_start(); ++i)
             out.b.add(select(abs(w.numbers[i]) < kNoBound, w.numbers[i], V{}));
+        return out;
+    }
+
+    // Sizes of b without what is far above its mean: one bound of 1e16 beside a number of size one says that nobody minds
+    // the bound, not that residuals of 1e-4 are rounding.
+    static Exponents<W> ordinary(const Plan& plan, const Workspace<W>& w, const Exponents<W>& all) {
+        const plan::Pattern& p = plan.pattern;
+        V limit{};
+        for (int lane = 0; lane < W; ++lane)
+            set<W>(limit, lane, std::min(std::exp2(all.mean(lane) + kFarAboveMean), kNoBound));
+        Exponents<W> out;
+        for (Int i = p.b_start(); i < p.offset_start(); ++i)
+            out.add(select(abs(w.numbers[i]) < limit, w.numbers[i], V{}));
         return out;
     }
 
