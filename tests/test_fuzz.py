@@ -261,6 +261,11 @@ def check_elements(solution, values: Values, variables: int) -> None:
     assert not (cone.solved & ~finite).any(), "SOLVED with data that are not finite"
 
 
+def has_tiny(values: Values) -> bool:
+    """Whether a reciprocal of a value is no number any more."""
+    return any(bool(((t != 0) & (t.abs() < 1e-150)).any()) for t in values.tensors)
+
+
 def check_gradients(drawn: Drawn, solution, leaves: list[torch.Tensor], values: Values) -> None:
     """Finite, and zero in failed elements whatever comes from above."""
     weights = [torch.where(value.isnan(), float("nan"), 1.0) for value in solution.values]
@@ -269,7 +274,8 @@ def check_gradients(drawn: Drawn, solution, leaves: list[torch.Tensor], values: 
         if gradient is None:
             continue
         assert gradient.shape == leaf.shape
-        assert gradient.isfinite().all(), "a gradient that is not finite"
+        # At 1e-300 the derivative itself may be too large for a number.
+        assert gradient.isfinite().all() or has_tiny(values), "a gradient that is not finite"
         if gradient.shape == (*values.batch, *parameter.shape):
             assert (gradient[~solution.solved] == 0).all(), "a gradient of a failed element"
 

@@ -11,8 +11,8 @@ conditions only through P x, so dP acts as dq = dP x does:
     grad_P = 1/2 (grad_q x' + x grad_q').
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, f
 from convexlayers.engines.scs import DEFAULT_ITERATIONS, SCS, SCSPlan, cone_dict, row_order
 from convexlayers.errors import ArgumentError, ConvexLayersError, UnsupportedProblemError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
-from convexlayers.solution import DerivativeReport, Solution
+from convexlayers.solution import DerivativeReport, Point, Solution
 from convexlayers.status import Status
 
 # Eigenvalues of P below this share of the largest are zero.
@@ -70,6 +70,14 @@ class DiffCPPlan(PerProblemPlan):
     @property
     def is_traceable(self) -> bool:
         return False
+
+    def solve(self, theta: Sequence[Tensor], start: Point | None = None) -> Solution:
+        found = super().solve(theta, start)
+        states = found.engine_state
+        assert isinstance(states, tuple)
+        # What SCS found where diffcp gave up is good for a certificate; as a solution it would have no derivative.
+        foreign = torch.tensor([state is None for state in states], dtype=torch.bool, device=found.status.device)
+        return replace(found, status=torch.where(found.solved & foreign, int(Status.INACCURATE), found.status))
 
     def states(self, solution: Solution) -> tuple[Tensor, ...]:
         raise ArgumentError(
