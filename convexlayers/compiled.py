@@ -6,7 +6,6 @@ that the derivative is taken at.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 from typing import Any
 from weakref import WeakValueDictionary
@@ -23,59 +22,41 @@ from convexlayers.operators import Operator
 from convexlayers.status import raise_for_status
 
 
-@dataclass(frozen=True, eq=False)
-class Compilable:
-    """What a registered layer's calls need.
+class CompilableModule(torch.nn.Module):
+    """A module that compiled graphs find by a name; copies and unpickled ones get a name of their own.
 
     Attributes:
-        plan: who solves.
-        check_values: whether to check the parameters' attributes.
-        raises: whether an element that is not solved is an error.
-        relax: as of the layer; only None can be compiled.
+        validate, on_failure, relax: see `ConvexLayer`; as they are when the graph runs.
     """
 
-    plan: Plan
-    check_values: bool
-    raises: bool
-    relax: str | None = None
-
-
-_registered: WeakValueDictionary[str, Compilable] = WeakValueDictionary()
-_numbers = count()
-
-
-def register(layer: Compilable) -> str:
-    """The name under which compiled graphs find a layer."""
-    name = f"layer {next(_numbers)}"
-    _registered[name] = layer
-    return name
-
-
-class CompilableModule(torch.nn.Module):
-    """A module that compiled graphs find by a name; copies and unpickled ones get a name of their own."""
-
-    _compilable: Compilable
+    validate: bool
+    on_failure: str
+    relax: str | None
+    _plan: Plan
     _name: str
 
-    def _register(self, compilable: Compilable) -> None:
-        self._compilable, self._name = compilable, register(compilable)
+    def _register(self) -> None:
+        self._name = f"layer {next(_numbers)}"
+        _registered[self._name] = self
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._register(self._compilable)
+        self._register()
 
     def _compiled_call(self, values: Sequence[Value]) -> tuple[Tensor, ...]:
         """The outputs, by one node of a graph."""
-        if self._compilable.relax is not None:
-            raise ArgumentError(
-                "A layer with relax cannot be compiled: what it relaxes is decided by looking at numbers."
-            )
-        outputs = len(self._compilable.plan.program.outputs)
+        if self.relax is not None:
+            raise ArgumentError("A layer with relax cannot be compiled: what it relaxes depends on numbers.")
+        outputs = len(self._plan.program.outputs)
         tensors = [value if isinstance(value, Tensor) else torch.as_tensor(value) for value in values]
         return tuple(torch.ops.convexlayers.solve(self._name, tensors)[:outputs])
 
 
-def find(name: str) -> Compilable:
+_registered: WeakValueDictionary[str, CompilableModule] = WeakValueDictionary()
+_numbers = count()
+
+
+def find(name: str) -> CompilableModule:
     """The layer of that name.
 
     Raises:
@@ -94,14 +75,14 @@ def find(name: str) -> Compilable:
 def solve(name: str, values: Sequence[Tensor]) -> list[Tensor]:
     """The outputs of a layer; x, s, z; status; the engine's states."""
     layer = find(name)
-    plan, program = layer.plan, layer.plan.program
+    plan, program = layer._plan, layer._plan.program
     tensors, batch = to_batch(program.parameters, list(values))
-    if layer.check_values and program.checked:
+    if layer.validate and program.checked:
         check(program, tensors, batch)
     run = Call(plan, batch, with_objective=False)
     run.theta = tuple([row for row in run.rows(block_values(program.blocks, tensors)) if row is not None])
     run.solution = plan.answer(run.theta)
-    if layer.raises and not run.solution.all_solved:
+    if layer.on_failure == "raise" and not run.solution.all_solved:
         raise_for_status(batch.restore(run.solution.status))
     solution = run.solution
     parts = (*run.outputs(), solution.x, solution.s, solution.z, solution.status, *plan.states(solution))
@@ -111,7 +92,7 @@ def solve(name: str, values: Sequence[Tensor]) -> list[Tensor]:
 
 @solve.register_fake
 def _(name: str, values: Sequence[Tensor]) -> list[Tensor]:
-    plan = find(name).plan
+    plan = find(name)._plan
     structure, infos = plan.program.structure, plan.program.parameters
     leading = [
         value.shape[: value.ndim - len(value_shape(info, value))] for value, info in zip(values, infos, strict=True)
@@ -134,12 +115,12 @@ def adjoint(
 ) -> list[Tensor]:
     """Cotangents of the values that are wanted, from those of the outputs."""
     layer = find(name)
-    program = layer.plan.program
+    program = layer._plan.program
     tensors, batch = to_batch(program.parameters, list(values))
     blocks, given = program.blocks, block_values(program.blocks, tensors)
-    run = Call(layer.plan, batch, with_objective=False)
+    run = Call(layer._plan, batch, with_objective=False)
     run.theta = tuple([row for row in run.rows(given) if row is not None])
-    run.solution = Operator(layer.plan).restore(run.theta, point)
+    run.solution = Operator(layer._plan).restore(run.theta, point)
     found = pull_back(run, [wanted[block.parameter] for block in blocks], given, grads)
     out = [torch.zeros_like(value) if wish else None for value, wish in zip(values, wanted, strict=True)]
     for block, value, grad in zip(blocks, given, found, strict=True):
@@ -160,7 +141,7 @@ def _(name: str, wanted: Sequence[bool], values: Sequence[Tensor], *_: object) -
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.name, values = inputs
-    ctx.count, ctx.outputs = len(values), len(find(ctx.name).plan.program.outputs)
+    ctx.count, ctx.outputs = len(values), len(find(ctx.name)._plan.program.outputs)
     ctx.save_for_backward(*values, *output)
     ctx.mark_non_differentiable(*output[ctx.outputs :])
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from convexlayers.autograd import Call
 from convexlayers.batching import Value, block_values, to_batch
 from convexlayers.calling import collect_values
-from convexlayers.compiled import Compilable, CompilableModule
+from convexlayers.compiled import CompilableModule
 from convexlayers.derivatives import Derivative
 from convexlayers.diagnosis import Diagnosis, diagnose
 from convexlayers.engines import Engine, make_engine
@@ -132,7 +132,7 @@ class ConvexLayer(SavedModule, CompilableModule):
         self.relax = relax
         self._relax_with = check_relax(relax, engine, program)
         self._plan = engine.setup(program)
-        self._register(Compilable(self._plan, validate, on_failure == "raise", relax))
+        self._register()
 
     def forward(self, *values: Value | Mapping[Any, Value], **named: Value) -> tuple[Tensor, ...]:
         """Solve and return the requested variables.
