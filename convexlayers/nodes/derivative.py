@@ -24,12 +24,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from convexlayers.autograd import warn_of_residual
 from convexlayers.errors import SecondDerivativeError
 from convexlayers.nodes.blocks import in_blocks
 from convexlayers.nodes.kkt import assemble, factor
 from convexlayers.nodes.point import Point
 from convexlayers.nodes.problem import Problem
+from convexlayers.reports import warn_of_residual
 from convexlayers.solution import DerivativeReport
 
 # (H, A, active, right-hand side) to the solution of K's system.
