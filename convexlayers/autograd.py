@@ -20,7 +20,17 @@ from convexlayers.batching import Batch
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines.base import Plan
 from convexlayers.errors import SecondDerivativeError
-from convexlayers.operators import OBJECTIVE, POINT, STATES, STATUS, Operator, SolveOperator, TangentOperator
+from convexlayers.operators import (
+    OBJECTIVE,
+    POINT,
+    STATES,
+    STATUS,
+    Operator,
+    SolveOperator,
+    TangentOperator,
+    fill,
+    point_of,
+)
 from convexlayers.program import DeferredProgram
 from convexlayers.reports import warn_of_residual
 from convexlayers.solution import Point, Residuals, Solution
@@ -210,8 +220,7 @@ def pull_back_again(
             create_graph=create_graph,
             materialize_grads=True,
         )
-    left = iter(found)
-    return tuple([next(left) if wish else None for wish in wanted])
+    return fill(wanted, found)
 
 
 def push_forward(call: Call, dvalues: Sequence[Tensor | None]) -> tuple[Tensor, ...]:
@@ -236,8 +245,8 @@ def push_forward_again(call: Call, values: Sequence[Tensor], dvalues: Sequence[T
         return FirstDerivative.apply(call.plan.resolving_engine.name, once, *values, *dvalues)  # type: ignore[return-value]
     operator, rows = Operator(call.plan), call.rows(values)
     parts: Any = SolveOperator.apply(operator, call.solved, *rows)
-    at = (*parts[POINT], parts[STATUS], *parts[STATES:])
-    dx, ds, dz, dobjective = TangentOperator.apply(operator, len(rows), *rows, *at, *call.rows(dvalues))  # type: ignore[misc]
+    found: Any = TangentOperator.apply(operator, len(rows), *rows, *point_of(parts), *call.rows(dvalues))
+    dx, ds, dz, dobjective = found
     point = dict(zip("xsz", parts[POINT], strict=True))
     return call.output_tangents(point, parts[OBJECTIVE], {"x": dx, "s": ds, "z": dz}, dobjective)
 

@@ -5,6 +5,7 @@ long as it lives. The operators take values as the user passed them, and return 
 that the derivative is taken at.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import count
 from typing import Any
@@ -18,7 +19,7 @@ from convexlayers.batching import Value, block_values, common_dtype, to_batch, v
 from convexlayers.engines.base import Plan
 from convexlayers.errors import ArgumentError, ConvexLayersError
 from convexlayers.execute import check
-from convexlayers.operators import Operator
+from convexlayers.operators import Operator, fill
 from convexlayers.status import raise_for_status
 
 
@@ -98,9 +99,7 @@ def _(name: str, values: Sequence[Tensor]) -> list[Tensor]:
         value.shape[: value.ndim - len(value_shape(info, value))] for value, info in zip(values, infos, strict=True)
     ]
     shape = torch.broadcast_shapes(*leading)
-    size = 1
-    for length in shape:
-        size = size * length
+    size = math.prod(shape)
     like = values[0] if values else torch.empty(0)
     dtype = common_dtype(list(values))
     outputs = [like.new_empty((*shape, *info.shape), dtype=dtype) for info in plan.program.outputs]
@@ -153,8 +152,8 @@ def _backward(ctx: Any, grads: list[Tensor | None]) -> tuple[None, list[Tensor |
         for output, grad in zip(outputs[: ctx.outputs], grads, strict=False)
     ]
     wanted = [bool(value.requires_grad) for value in values]
-    found = iter(torch.ops.convexlayers.adjoint(ctx.name, wanted, values, outputs[ctx.outputs :], given))
-    return None, [next(found) if wish else None for wish in wanted]
+    found = torch.ops.convexlayers.adjoint(ctx.name, wanted, values, outputs[ctx.outputs :], given)
+    return None, list(fill(wanted, found))
 
 
 solve.register_autograd(_backward, setup_context=_setup_context)

@@ -142,7 +142,7 @@ class SolveOperator(torch.autograd.Function):
         ctx.count, ctx.outputs = len(theta), len(output)
         ctx.mark_non_differentiable(*output[STATUS:])
         ctx.set_materialize_grads(False)
-        saved = (*theta, *output[POINT], output[STATUS], *output[STATES:])
+        saved = (*theta, *point_of(output))
         ctx.save_for_backward(*saved)
         ctx.save_for_forward(*saved)
 
@@ -152,7 +152,7 @@ class SolveOperator(torch.autograd.Function):
         gx, gs, gz, grad_objective = grads[:STATUS]
         wanted = tuple(ctx.needs_input_grad[2:])
         found = AdjointOperator.apply(ctx.op, wanted, ctx.count, *ctx.saved_tensors, gx, gs, gz, grad_objective)
-        return None, None, *_fill(wanted, found)  # type: ignore[arg-type]
+        return None, None, *fill(wanted, found)  # type: ignore[arg-type]
 
     @staticmethod
     @understands_stacks
@@ -195,7 +195,7 @@ class AdjointOperator(torch.autograd.Function):
         op = ctx.op
         blocks = op.plan.program.map
         found = op.curvature(theta, point).pull_back(
-            _dense(cotangents[:3], point), cotangents[3], _numbers(blocks, _fill(ctx.wanted, u), point)
+            _dense(cotangents[:3], point), cotangents[3], _numbers(blocks, fill(ctx.wanted, u), point)
         )
         solved = _solved(point)
         objective = None if found.objective is None else solved(found.objective.unsqueeze(-1)).squeeze(-1)
@@ -268,7 +268,7 @@ class TangentOperator(torch.autograd.Function):
         back = AdjointOperator.apply(op, wanted, count, *theta, *point, *grads) if any(wanted) else ()
         return (
             None, None, *blocks.adjoint(solved(found.data), theta, [True] * count),
-            solved(found.x), solved(found.s), solved(found.z), *[None] * (len(point) - 3), *_fill(wanted, back),
+            solved(found.x), solved(found.s), solved(found.z), *[None] * (len(point) - 3), *fill(wanted, back),
         )  # type: ignore[arg-type] # fmt: skip
 
     @staticmethod
@@ -342,10 +342,15 @@ def _parts(tensors: Sequence[Any], count: int, last: int = 4) -> tuple[Any, Any,
     return tuple(tensors[:count]), tuple(tensors[count : len(tensors) - last]), tuple(tensors[len(tensors) - last :])
 
 
-def _fill(wanted: Sequence[bool], found: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
+def fill(wanted: Sequence[bool], found: Sequence[Tensor | None]) -> tuple[Tensor | None, ...]:
     """One entry per block, None where not wanted."""
     left = iter(found)
     return tuple([next(left) if wish else None for wish in wanted])
+
+
+def point_of(outputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+    """The point among the outputs of solve."""
+    return (*outputs[POINT], outputs[STATUS], *outputs[STATES:])
 
 
 def _dense(parts: Sequence[Tensor | None], point: Rows) -> tuple[Tensor, Tensor, Tensor]:

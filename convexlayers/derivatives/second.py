@@ -31,6 +31,7 @@ Phi.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -152,7 +153,7 @@ class Curvature:
         a, b = scale_s * (gs - k2), scale_z * (gz - self.program.A_times(k1))
         return k1, k2, self._equations(lambda C, s, z: C.multiplier(s, z, a, b))
 
-    @property
+    @cached_property
     def _units(self) -> Pair:
         """Powers of two near the largest entries of s and z, (B, 1) each."""
         return _unit(self.s), _unit(self.z)
