@@ -121,7 +121,7 @@ def iterate(numbers: Scaled, cones: Product, state: State, limits: Limits) -> St
     """Step until no element is RUNNING."""
     per_look = 1 if state.x.device.type == "cpu" else ITERATIONS_PER_LOOK
     at = state.running.nonzero().squeeze(-1)
-    work, part = state.select(at), numbers.select(at)
+    work, part = state.select(at), numbers.keep(at)
     found = _measure(part, work) if len(at) else None
     while found is not None and len(at):
         for _ in range(per_look):
