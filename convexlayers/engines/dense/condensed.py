@@ -31,6 +31,7 @@ from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.inverse import product
+from convexlayers.engines.dense.room import Room
 
 REGULARIZATION = {torch.float64: 1e-8, torch.float32: 1e-4}
 
@@ -66,7 +67,7 @@ class Condensed:
         A: Q'A, (B, m, n).
         root_nu: sqrt(nu), (B, m, 1).
         spectrum: of M, entries (B, m).
-        cholesky: the condensed matrix's Cholesky factor, on a GPU the inverse of that, (B, n, n).
+        cholesky: the condensed matrix's upper Cholesky factor, on a GPU the inverse of that, (B, n, n).
         failed: where there is none, (B, 1, 1).
         weight: 1 / (mu + eps), (B, m, 1).
     """
@@ -80,20 +81,22 @@ class Condensed:
     weight: Tensor
 
     @classmethod
-    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum) -> "Condensed":
-        """Factor the systems of P (B, n, n), A (B, m, n) and M."""
-        eps = REGULARIZATION[P.dtype]
+    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum, room: Room | None = None) -> "Condensed":
+        """Factor the systems of P (B, n, n), A (B, m, n) and M, in a room that the previous system has left."""
+        eps, room = REGULARIZATION[P.dtype], room or Room()
         rotated, root_nu = spectrum.basis.rotate(A), spectrum.nu.sqrt().unsqueeze(-1)
         weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
-        weighted = (root_nu * weight.sqrt()) * rotated
-        matrix = torch.baddbmm(P, weighted.mT, weighted)
+        weighted = torch.mul(rotated, root_nu * weight.sqrt(), out=_like(rotated, room))
+        matrix = torch.baddbmm(P, weighted.mT, weighted, out=room.take("matrix", P, *P.shape))
         matrix.diagonal(dim1=-2, dim2=-1).add_(eps)
-        cholesky, failed = torch.linalg.cholesky_ex(matrix)
+        # Column by column, as LAPACK has it.
+        place = room.take("cholesky", P, *P.shape).mT, torch.empty(len(P), dtype=torch.int32, device=P.device)
+        cholesky, failed = torch.linalg.cholesky_ex(matrix, upper=True, out=place)
         # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
         failed = ((failed != 0) | ~cholesky.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)).reshape(-1, 1, 1)
         if cholesky.device.type != "cpu":
             identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device).expand_as(P)
-            cholesky = torch.linalg.solve_triangular(cholesky, identity, upper=False)
+            cholesky = torch.linalg.solve_triangular(cholesky, identity, upper=True)
         return cls(P, rotated, root_nu, spectrum, cholesky, failed, weight)
 
     def from_rows(self, r: Tensor) -> Tensor:
@@ -149,14 +152,21 @@ class Condensed:
     def _condensed_solve(self, r: Tensor) -> Tensor:
         """The condensed matrix's inverse times r, (B, n, k)."""
         if self.cholesky.device.type != "cpu":
-            return product(self.cholesky.mT, product(self.cholesky, r))
-        forward = torch.linalg.solve_triangular(self.cholesky, r, upper=False)
-        return torch.linalg.solve_triangular(self.cholesky.mT, forward, upper=True)
+            return product(self.cholesky, product(self.cholesky.mT, r))
+        forward = torch.linalg.solve_triangular(self.cholesky.mT, r, upper=False)
+        return torch.linalg.solve_triangular(self.cholesky, forward, upper=True)
 
     def _residual(self, r1: Tensor, r2: Tensor, found: Solved) -> tuple[Tensor, Tensor]:
         """What is left of the equations."""
         left1 = r1 - found.Pdx - product(self.A.mT, self.root_nu * found.w)
         return left1, r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
+
+
+def _like(matrix: Tensor, room: Room) -> Tensor:
+    """Room for a matrix, row by row or column by column as that is."""
+    if matrix.mT.is_contiguous():
+        return room.take("weighted", matrix, *matrix.mT.shape).mT
+    return room.take("weighted", matrix, *matrix.shape)
 
 
 def _size(first: Tensor, second: Tensor) -> Tensor:

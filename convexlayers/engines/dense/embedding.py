@@ -113,7 +113,7 @@ class _Solver:
 
     def __init__(self, at: Embedding, local: ProductLocal) -> None:
         self.at, numbers = at, at.numbers
-        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z))
+        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z), numbers.room)
         self.slope = numbers.q + 2 * at.found.Px / at.tau.unsqueeze(-1)
         # d_s of the predictor is s itself, 0 for equalities.
         found = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
@@ -165,14 +165,14 @@ def first_point(numbers: Scaled, cones: Product) -> Point:
     # H = I on the rows of cones, 0 on equalities.
     equality = (torch.arange(s.shape[-1], device=s.device) < numbers.cones.zero).to(s.dtype).expand_as(s)
     mu = 0.5 * (1 - equality)
-    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()))
+    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()), numbers.room)
     r1 = torch.stack([-numbers.q, torch.zeros_like(numbers.q)], dim=-1)
     r2 = torch.stack([torch.zeros_like(numbers.b), numbers.b], dim=-1)
     # Of equalities alone this is the solution.
     enough = ENOUGH if cones.degree else 0.0
     found = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS, enough)
     dx, dz = found.dx, system.to_rows(found.w)
-    apart = (numbers.P == 0).all(-1).all(-1).unsqueeze(-1)
+    apart = ((numbers.P.amax((-2, -1)) == 0) & (numbers.P.amin((-2, -1)) == 0)).unsqueeze(-1)
     x = torch.where(apart, dx[..., 1], dx.sum(-1))
     z, slack = torch.where(apart, dz[..., 0], dz.sum(-1)), torch.where(apart, dz[..., 1], dz.sum(-1))
     return x, cones.move_inside(-slack * (1 - equality)), cones.move_inside(z)

@@ -117,11 +117,11 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
     z = s - walk.v
     r1 = -(times(numbers.P, walk.x) + times(numbers.A.mT, z) + numbers.q)
     r2 = numbers.b - times(numbers.A, walk.x) - s
-    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v))
+    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v), numbers.room)
     found = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS, ENOUGH)
     dx, dz = found.dx.squeeze(-1), system.to_rows(found.w).squeeze(-1)
     # ds from the row itself: finite where H is infinite.
-    dv = r2 - times(numbers.A, dx) - dz
+    dv = r2 - system.spectrum.basis.unrotate(found.Adx).squeeze(-1) - dz
     x, v = walk.x + dx, walk.v + dv
     # One point that is not finite must not be an error for the whole batch.
     finite = (x.isfinite().all(-1) & v.isfinite().all(-1)).unsqueeze(-1)

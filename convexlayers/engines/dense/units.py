@@ -9,13 +9,14 @@ has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and 
 on the rows of a cone that is not a product; sigma and zeta bring b and q to size one.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones import Cones, Nonnegative, Zero
 from convexlayers.engines.dense.matrices import DenseProgram
+from convexlayers.engines.dense.room import Room
 
 Point = tuple[Tensor, Tensor, Tensor]
 
@@ -43,11 +44,11 @@ class Scales:
 
     def select(self, indices: Tensor) -> "Scales":
         """The elements at these indices."""
-        return Scales(*(getattr(self, field.name)[indices] for field in fields(self)))
+        return Scales(*(getattr(self, unit.name)[indices] for unit in fields(self)))
 
     def put(self, indices: Tensor, other: "Scales") -> "Scales":
         """These, with those of other elements at these indices."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        pairs = ((getattr(self, unit.name), getattr(other, unit.name)) for unit in fields(self))
         return Scales(*(old.index_copy(0, indices, new) for old, new in pairs))
 
     @classmethod
@@ -82,6 +83,7 @@ class Scaled:
         cones: of the rows.
         P: (B, n, n). q: (B, n). A: (B, m, n). b: (B, m).
         scales: the units.
+        room: for the matrices of an iteration.
     """
 
     cones: Cones
@@ -90,6 +92,7 @@ class Scaled:
     A: Tensor
     b: Tensor
     scales: Scales
+    room: Room = field(default_factory=Room)
 
     @classmethod
     def of(cls, program: DenseProgram, scales: Scales | None = None) -> "Scaled":
@@ -111,7 +114,7 @@ class Scaled:
     def select(self, indices: Tensor) -> "Scaled":
         """The elements at these indices."""
         P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, self.scales.select(indices))
+        return Scaled(self.cones, P, q, A, b, self.scales.select(indices), self.room)
 
     def keep(self, indices: Tensor) -> "Scaled":
         """The elements at these indices in ascending order; without a copy where that is all of them."""
@@ -119,7 +122,7 @@ class Scaled:
 
     def to(self, dtype: torch.dtype) -> "Scaled":
         """In another precision."""
-        scales = Scales(*(getattr(self.scales, field.name).to(dtype) for field in fields(Scales)))
+        scales = Scales(*(getattr(self.scales, unit.name).to(dtype) for unit in fields(Scales)))
         P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
         return Scaled(self.cones, P, q, A, b, scales)
 
