@@ -103,6 +103,15 @@ class SparseMap:
             return picked
         return torch.zeros(*x.shape[:-1], self.shape[0], dtype=x.dtype, device=x.device).index_add(-1, rows, picked)
 
+    def add_to(self, data: Tensor, x: Tensor) -> Tensor:
+        """data + M x for data (B, N) or (1, N) and x (B, k) or (1, k)."""
+        if self._is_gather:
+            return data + self.apply(x)
+        rows, cols, values = self._on(x)
+        picked = x.index_select(-1, cols) * values
+        batch = torch.broadcast_shapes(data.shape[:1], x.shape[:1])[0]
+        return data.expand(batch, -1).index_add(-1, rows, picked.expand(batch, -1))
+
     def adjoint(self, y: Tensor) -> Tensor:
         """M'y, shape (..., N) to (..., k)."""
         if self._slice is not None:
@@ -159,7 +168,7 @@ class AffineMap:
             data = data.to(theta[0].device)
         # Shared blocks first: they are added at batch size one.
         for block, value in sorted(zip(self.blocks, theta, strict=True), key=lambda pair: pair[1].shape[0] != 1):
-            data = data + block.apply(value)
+            data = block.add_to(data, value)
         return data
 
     def tangent(self, dtheta: Sequence[Tensor | None], batch: int) -> Tensor:

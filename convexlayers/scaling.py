@@ -12,6 +12,7 @@ so that one huge bound does not make everything else small.
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,9 +88,13 @@ SMALLEST_NUMBER = 2.0**-200
 
 def _typical(values: Tensor) -> Tensor:
     """Median size of the entries that are not zero, 0 where there are none, (B, 1)."""
-    if values.shape[-1] == 0:
+    if values.numel() == 0:
         return torch.zeros(len(values), 1, dtype=values.dtype, device=values.device)
-    size = values.abs()
+    size = values.detach().abs()
+    if size.device.type == "cpu" and bool(size.amin() >= SMALLEST_NUMBER):
+        # The same number by numpy, several times as fast.
+        middle = (size.shape[-1] - 1) // 2
+        return torch.from_numpy(np.partition(size.numpy(), middle, axis=-1)[:, middle : middle + 1].copy())
     median = torch.where(size >= SMALLEST_NUMBER, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
     return torch.nan_to_num(median, nan=0.0)
 

@@ -76,12 +76,19 @@ def measure(program: ConeProgram, x: Tensor, s: Tensor, z: Tensor) -> Residuals:
     return Residuals(primal, dual, gap)
 
 
+def finite_rows(values: Tensor) -> Tensor:
+    """Which rows hold only finite numbers, (B, k) to (B,)."""
+    # A finite sum has finite terms and is one pass; finite terms may have an infinite sum.
+    finite = values.sum(-1).isfinite()
+    return finite if bool(finite.all()) else values.isfinite().all(-1)
+
+
 def _finite_elements(program: ConeProgram, *vectors: Tensor) -> tuple[Tensor, ConeProgram, list[Tensor]]:
     """Which elements hold only finite numbers, (B,), and everything with zeros standing in for the others.
 
     One NaN would make the eigenvalues of the whole batch an error.
     """
-    finite = torch.cat([program.data, *vectors], dim=-1).isfinite().all(-1)
+    finite = torch.stack([finite_rows(part) for part in (program.data, *vectors)]).all(0)
     if bool(finite.all()):
         return finite, program, list(vectors)
     rows = finite.unsqueeze(-1)

@@ -110,7 +110,8 @@ def test_condensed_system_against_a_dense_solve():
     spectrum = Spectrum(mu, 1 - mu, CASES["nonnegative"].spectrum(torch.ones(3, m).double()).basis)
     r1, r2 = sampler.normal(n, 2), sampler.normal(m, 2)
     system = Condensed.factor(P, A, spectrum)
-    dx, w, residual = system.solve(r1, system.from_rows(r2), 4)
+    found = system.solve(r1, system.from_rows(r2), 4)
+    dx, w, residual = found.dx, found.w, found.residual
     rows = (1 - mu).sqrt().unsqueeze(-1) * A
     K = torch.cat([torch.cat([P, rows.mT], -1), torch.cat([rows, torch.diag_embed(-mu)], -1)], -2)
     expected = torch.linalg.solve(K, torch.cat([r1, (1 - mu).sqrt().unsqueeze(-1) * r2], dim=-2))

@@ -23,7 +23,7 @@ from convexlayers.engines.rescue import rescue
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
 from convexlayers.scaling import Scaling, find_scaling
-from convexlayers.solution import DerivativeReport, Point, Residuals, Solution, judge, put
+from convexlayers.solution import DerivativeReport, Point, Residuals, Solution, finite_rows, judge, put
 
 MAX_ITERATIONS = 100
 # Matrices of order n by n and m by n that an element needs at the same time.
@@ -83,12 +83,12 @@ class TorchPlan(Plan):
     def _solve_chunks(self, program: ConeProgram) -> tuple[Found, Residuals, Tensor]:
         """The elements whose numbers are finite, a chunk at a time: what was found, its residuals and objectives."""
         limits = Limits(self.engine.tolerance, self.engine.max_iterations or MAX_ITERATIONS)
-        finite = program.data.isfinite().all(-1)
+        finite = finite_rows(program.data)
         found = Found.nothing(program)
         nothing = torch.full_like(program.offset, float("nan"))
         residuals, objective = Residuals(nothing, nothing, nothing), nothing
         for i in finite.nonzero().squeeze(-1).split(self.chunk_size(program.data.device)):
-            chunk = DenseProgram.of(program.select(i))
+            chunk = DenseProgram.of(program if len(i) == program.batch else program.select(i))
             part = solve(chunk, limits, self.engine.dtype)
             judged = judge(chunk, *part.point, part.code, part.iterations, limits.tolerance)
             found = found.put(i, part.judged(judged.status))

@@ -19,19 +19,43 @@ a positive definite matrix; iterative refinement against the system without eps 
 alone, as equalities have, costs 1e-16 / eps of accuracy before refinement, and eps over the smallest eigenvalue that is
 not zero is what each step of refinement leaves of the error: 1e-8 balances the two.
 
-The inverse of the Cholesky factor is formed: its products with a few vectors are cheap on every device, triangular
-solves are not, and it is as accurate as they are. (The inverse of the matrix is not.)
+On a GPU the inverse of the Cholesky factor is formed: its products with a few vectors are cheap, triangular solves are
+not, and it is as accurate as they are. (The inverse of the matrix is not.) On the CPU forming it costs as much as
+factoring, and a triangular solve with a few columns no more than a product.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.inverse import product
+from convexlayers.engines.dense.room import Room
 
 REGULARIZATION = {torch.float64: 1e-8, torch.float32: 1e-4}
+
+
+@dataclass(frozen=True, eq=False)
+class Solved:
+    """Solutions for k right-hand sides, with products that were needed to check them.
+
+    Attributes:
+        dx: (B, n, k). w: (B, m, k).
+        Pdx: (B, n, k). Adx: Q'A dx, (B, m, k).
+        residual: relative, in the maximum norm, (B, k).
+    """
+
+    dx: Tensor
+    w: Tensor
+    Pdx: Tensor
+    Adx: Tensor
+    residual: Tensor
+
+    def where(self, column: Tensor, new: "Solved") -> "Solved":
+        """Other solutions in some columns, (B, 1, k)."""
+        pairs = ((self.dx, new.dx), (self.w, new.w), (self.Pdx, new.Pdx), (self.Adx, new.Adx))
+        return Solved(*(torch.where(column, late, early) for early, late in pairs), residual=self.residual)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,7 +67,8 @@ class Condensed:
         A: Q'A, (B, m, n).
         root_nu: sqrt(nu), (B, m, 1).
         spectrum: of M, entries (B, m).
-        inverse: of the condensed matrix's Cholesky factor, (B, n, n); NaN where there is none.
+        cholesky: the condensed matrix's upper Cholesky factor, on a GPU the inverse of that, (B, n, n).
+        failed: where there is none, (B, 1, 1).
         weight: 1 / (mu + eps), (B, m, 1).
     """
 
@@ -51,24 +76,28 @@ class Condensed:
     A: Tensor
     root_nu: Tensor
     spectrum: Spectrum
-    inverse: Tensor
+    cholesky: Tensor
+    failed: Tensor
     weight: Tensor
 
     @classmethod
-    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum) -> "Condensed":
-        """Factor the systems of P (B, n, n), A (B, m, n) and M."""
-        eps = REGULARIZATION[P.dtype]
+    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum, room: Room | None = None) -> "Condensed":
+        """Factor the systems of P (B, n, n), A (B, m, n) and M, in a room that the previous system has left."""
+        eps, room = REGULARIZATION[P.dtype], room or Room()
         rotated, root_nu = spectrum.basis.rotate(A), spectrum.nu.sqrt().unsqueeze(-1)
         weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
-        weighted = (root_nu * weight.sqrt()) * rotated
-        matrix = torch.baddbmm(P, weighted.mT, weighted)
+        weighted = torch.mul(rotated, root_nu * weight.sqrt(), out=_like(rotated, room))
+        matrix = torch.baddbmm(P, weighted.mT, weighted, out=room.take("matrix", P, *P.shape))
         matrix.diagonal(dim1=-2, dim2=-1).add_(eps)
-        lower, failed = torch.linalg.cholesky_ex(matrix)
+        # Column by column, as LAPACK has it.
+        place = room.take("cholesky", P, *P.shape).mT, torch.empty(len(P), dtype=torch.int32, device=P.device)
+        cholesky, failed = torch.linalg.cholesky_ex(matrix, upper=True, out=place)
         # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
-        failed = ((failed != 0) | ~lower.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)).reshape(-1, 1, 1)
-        identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device).expand_as(P)
-        inverse = torch.linalg.solve_triangular(lower, identity, upper=False)
-        return cls(P, rotated, root_nu, spectrum, inverse.masked_fill_(failed, float("nan")), weight)
+        failed = ((failed != 0) | ~cholesky.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)).reshape(-1, 1, 1)
+        if cholesky.device.type != "cpu":
+            identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device).expand_as(P)
+            cholesky = torch.linalg.solve_triangular(cholesky, identity, upper=True)
+        return cls(P, rotated, root_nu, spectrum, cholesky, failed, weight)
 
     def from_rows(self, r: Tensor) -> Tensor:
         """sqrt(nu) Q' r, (B, m, k) to (B, m, k)."""
@@ -82,7 +111,7 @@ class Condensed:
         """H dz = Q mu / sqrt(nu) w, (B, m, k); finite nu only."""
         return self.spectrum.basis.unrotate((self.spectrum.mu * self.spectrum.nu.rsqrt()).unsqueeze(-1) * w)
 
-    def solve(self, r1: Tensor, r2: Tensor, steps: int, enough: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
+    def solve(self, r1: Tensor, r2: Tensor, steps: int, enough: float = 0.0) -> Solved:
         """Solve for k right-hand sides.
 
         Args:
@@ -90,40 +119,54 @@ class Condensed:
             r2: sqrt(nu) Q' r2, (B, m, k), see `from_rows`.
             steps: of iterative refinement, at most; one is kept where it makes the residual smaller.
             enough: relative residual below which a right-hand side is left alone.
-
-        Returns:
-            dx (B, n, k), w (B, m, k) and the relative residual (B, k), all in the maximum norm.
         """
-        dx, w = self._apply(r1, r2)
-        left1, left2 = self._residual(r1, r2, dx, w)
+        dx, w, Adx = self._apply(r1, r2)
+        found = Solved(dx, w, product(self.P, dx), Adx, dx[:, 0])
+        left1, left2 = self._residual(r1, r2, found)
         error, size = _size(left1, left2), _size(r1, r2)
         open_ = error > enough * size
         for _ in range(steps):
             # Where the device would have to stop for an answer, nobody asks.
-            if dx.device.type == "cpu" and not bool(open_.any()):
+            if r1.device.type == "cpu" and not bool(open_.any()):
                 break
-            step_x, step_w = self._apply(left1, left2)
-            new_x, new_w = dx + step_x, w + step_w
-            new1, new2 = self._residual(r1, r2, new_x, new_w)
+            step_x, step_w, _ = self._apply(left1, left2)
+            dx = found.dx + step_x
+            new = Solved(dx, found.w + step_w, product(self.P, dx), product(self.A, dx), found.residual)
+            new1, new2 = self._residual(r1, r2, new)
             new_error = _size(new1, new2)
             better = open_ & (new_error < error)
             column = better.unsqueeze(-2)
-            dx, w = torch.where(column, new_x, dx), torch.where(column, new_w, w)
+            found = found.where(column, new)
             left1, left2 = torch.where(column, new1, left1), torch.where(column, new2, left2)
             error = torch.where(better, new_error, error)
             open_ = better & (error > enough * size)
-        return dx, w, error / torch.where(size > 0, size, torch.ones_like(size))
+        return replace(found, residual=error / torch.where(size > 0, size, torch.ones_like(size)))
 
-    def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor]:
-        """The solution of the regularized system."""
+    def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The solution dx, w of the regularized system, and Q'A dx."""
         condensed = r1 + product(self.A.mT, self.root_nu * self.weight * r2)
-        dx = product(self.inverse.mT, product(self.inverse, condensed))
-        return dx, self.weight * (self.root_nu * product(self.A, dx) - r2)
+        dx = self._condensed_solve(condensed).masked_fill(self.failed, float("nan"))
+        Adx = product(self.A, dx)
+        return dx, self.weight * (self.root_nu * Adx - r2), Adx
 
-    def _residual(self, r1: Tensor, r2: Tensor, dx: Tensor, w: Tensor) -> tuple[Tensor, Tensor]:
+    def _condensed_solve(self, r: Tensor) -> Tensor:
+        """The condensed matrix's inverse times r, (B, n, k)."""
+        if self.cholesky.device.type != "cpu":
+            return product(self.cholesky, product(self.cholesky.mT, r))
+        forward = torch.linalg.solve_triangular(self.cholesky.mT, r, upper=False)
+        return torch.linalg.solve_triangular(self.cholesky, forward, upper=True)
+
+    def _residual(self, r1: Tensor, r2: Tensor, found: Solved) -> tuple[Tensor, Tensor]:
         """What is left of the equations."""
-        left1 = r1 - product(self.P, dx) - product(self.A.mT, self.root_nu * w)
-        return left1, r2 - self.root_nu * product(self.A, dx) + self.spectrum.mu.unsqueeze(-1) * w
+        left1 = r1 - found.Pdx - product(self.A.mT, self.root_nu * found.w)
+        return left1, r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
+
+
+def _like(matrix: Tensor, room: Room) -> Tensor:
+    """Room for a matrix, row by row or column by column as that is."""
+    if matrix.mT.is_contiguous():
+        return room.take("weighted", matrix, *matrix.mT.shape).mT
+    return room.take("weighted", matrix, *matrix.shape)
 
 
 def _size(first: Tensor, second: Tensor) -> Tensor:

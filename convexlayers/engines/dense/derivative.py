@@ -91,11 +91,12 @@ class Differentiated:
         rows = self.system.from_rows((second / unit).unsqueeze(-1))
         probe = _probe(self.system)
         n = r1.shape[-1]
-        dx, w, residual = self.system.solve(
+        found = self.system.solve(
             torch.stack([first / unit, probe[:, :n]], dim=-1),
             torch.cat([rows, probe[:, n:].unsqueeze(-1)], dim=-1),
             REFINEMENT_STEPS,
         )
+        dx, w, residual = found.dx, found.w, found.residual
         magnified = torch.cat([dx, w], dim=-2)[..., 1].abs().amax(-1)
         # Written so that NaN is not good.
         good = (residual <= LARGEST_RESIDUAL).all(-1) & (magnified < LARGEST_INVERSE)

@@ -27,8 +27,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones.base import IdentityBasis, Spectrum
-from convexlayers.derivatives.inverse import times
-from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.condensed import Condensed, Solved
 from convexlayers.engines.dense.measures import Measures
 from convexlayers.engines.dense.product import Product, ProductLocal
 from convexlayers.engines.dense.units import Point, Scaled
@@ -114,21 +113,21 @@ class _Solver:
 
     def __init__(self, at: Embedding, local: ProductLocal) -> None:
         self.at, numbers = at, at.numbers
-        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z))
+        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z), numbers.room)
         self.slope = numbers.q + 2 * at.found.Px / at.tau.unsqueeze(-1)
         # d_s of the predictor is s itself, 0 for equalities.
-        dx, w = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
-        self.dx2, self.w2 = dx[..., 0], w[..., 0]
-        self.first = dx[..., 1], w[..., 1]
-        away = self.dx2 - at.x / at.tau.unsqueeze(-1)
-        quadratic = (away * times(numbers.P, away)).sum(-1).clamp(min=0)
+        found = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
+        self.dx2, self.w2 = found.dx[..., 0], found.w[..., 0]
+        self.first = found.dx[..., 1], found.w[..., 1]
+        tau = at.tau.unsqueeze(-1)
+        away, P_away = self.dx2 - at.x / tau, found.Pdx[..., 0] - at.found.Px / tau
+        quadratic = (away * P_away).sum(-1).clamp(min=0)
         # |dz2|_H^2 = w2' diag(mu) w2.
         self.bottom = at.kappa / at.tau + quadratic + (self.w2 * self.system.spectrum.mu * self.w2).sum(-1)
 
-    def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+    def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> Solved:
         rows = self.system.from_rows(torch.stack(r2, dim=-1))
-        dx, w, _ = self.system.solve(torch.stack(r1, dim=-1), rows, REFINEMENT_STEPS, ENOUGH)
-        return dx, w
+        return self.system.solve(torch.stack(r1, dim=-1), rows, REFINEMENT_STEPS, ENOUGH)
 
     def predictor(self) -> Direction:
         """The step without centering."""
@@ -138,8 +137,8 @@ class _Solver:
     def combined(self, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
         """The step for centering sigma (B,), d_s = target (B, m) and d_kappa (B,)."""
         rest, found = (1 - sigma).unsqueeze(-1), self.at.found
-        dx, w = self._solve((-rest * found.rx,), (target - rest * found.rz,))
-        return self._combine(dx[..., 0], w[..., 0], sigma, target, d_kappa)
+        main = self._solve((-rest * found.rx,), (target - rest * found.rz,))
+        return self._combine(main.dx[..., 0], main.w[..., 0], sigma, target, d_kappa)
 
     def _combine(self, dx1: Tensor, w1: Tensor, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
         """The whole direction; its length is not yet known."""
@@ -166,12 +165,14 @@ def first_point(numbers: Scaled, cones: Product) -> Point:
     # H = I on the rows of cones, 0 on equalities.
     equality = (torch.arange(s.shape[-1], device=s.device) < numbers.cones.zero).to(s.dtype).expand_as(s)
     mu = 0.5 * (1 - equality)
-    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()))
+    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()), numbers.room)
     r1 = torch.stack([-numbers.q, torch.zeros_like(numbers.q)], dim=-1)
     r2 = torch.stack([torch.zeros_like(numbers.b), numbers.b], dim=-1)
-    dx, w, _ = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS)
-    dz = system.to_rows(w)
-    apart = (numbers.P == 0).all(-1).all(-1).unsqueeze(-1)
+    # Of equalities alone this is the solution.
+    enough = ENOUGH if cones.degree else 0.0
+    found = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS, enough)
+    dx, dz = found.dx, system.to_rows(found.w)
+    apart = ((numbers.P.amax((-2, -1)) == 0) & (numbers.P.amin((-2, -1)) == 0)).unsqueeze(-1)
     x = torch.where(apart, dx[..., 1], dx.sum(-1))
     z, slack = torch.where(apart, dz[..., 0], dz.sum(-1)), torch.where(apart, dz[..., 1], dz.sum(-1))
     return x, cones.move_inside(-slack * (1 - equality)), cones.move_inside(z)

@@ -121,17 +121,21 @@ def iterate(numbers: Scaled, cones: Product, state: State, limits: Limits) -> St
     """Step until no element is RUNNING."""
     per_look = 1 if state.x.device.type == "cpu" else ITERATIONS_PER_LOOK
     at = state.running.nonzero().squeeze(-1)
-    work, part = state.select(at), numbers.select(at)
-    found = _measure(part, work) if len(at) else None
+    work, part = state.select(at), numbers.keep(at)
+    found, all_running = _measure(part, work) if len(at) else None, True
     while found is not None and len(at):
         for _ in range(per_look):
             moved, found = _advance(part, cones, work, found, limits)
-            work = work.where(work.running, moved)
+            work = moved if all_running else work.where(work.running, moved)
+            all_running = False
         running = work.running
-        if int(running.sum()) > (1 - FINISHED_SHARE) * len(at):
+        count = int(running.sum())
+        all_running = count == len(at)
+        if count > (1 - FINISHED_SHARE) * len(at):
             continue
         state = state.put(at, work)
         kept = running.nonzero().squeeze(-1)
+        all_running = True
         at, work, part, found = at[kept], work.select(kept), part.select(kept), found.select(kept)
     return state
 

@@ -1,5 +1,6 @@
 """What an iterate of the embedding is worth: its residuals, those of the solution it stands for, and its rays."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -47,14 +48,15 @@ def measure(numbers: Scaled, x: Tensor, s: Tensor, z: Tensor, tau: Tensor, kappa
     # In the program's units.
     scales = numbers.scales
     row, column, unit = scales.row_unit, scales.column_unit, (scales.sigma * scales.zeta).squeeze(-1)
-    primal = _relative(rz * row, (Ax * row, b * row, s * row), tau)
-    dual = _relative(rx * column, (Px * column, Atz * column, q * column), tau)
+    primal_sizes = largest(torch.stack([rz, Ax, b, s, Ax + s], dim=1) * row.unsqueeze(1)).unbind(1)
+    dual_sizes = largest(torch.stack([rx, Px, Atz, q], dim=1) * column.unsqueeze(1)).unbind(1)
+    primal, dual = _relative(primal_sizes[:4], tau), _relative(dual_sizes, tau)
     terms = (quadratic / tau**2, linear / tau, constant / tau)
     gap = sum(terms, torch.zeros_like(tau)).abs() * unit
     gap_size = sum((term.abs() for term in terms), torch.zeros_like(tau)) * unit
     worst = torch.maximum(torch.maximum(primal, dual), gap / gap_size.clamp(min=FLOOR))
-    infeasible = _off(largest(Atz * column), -constant * unit, largest(z * scales.zeta * scales.E))
-    off = torch.maximum(largest(Px * column), largest((Ax + s) * row))
+    infeasible = _off(dual_sizes[2], -constant * unit, largest(z * scales.zeta * scales.E))
+    off = torch.maximum(dual_sizes[1], primal_sizes[4])
     unbounded = _off(off, -linear * unit, largest(x * scales.sigma * scales.D))
     return Measures(
         Px=Px,
@@ -67,10 +69,10 @@ def measure(numbers: Scaled, x: Tensor, s: Tensor, z: Tensor, tau: Tensor, kappa
     )
 
 
-def _relative(residual: Tensor, terms: tuple[Tensor, ...], tau: Tensor) -> Tensor:
-    """Of the point over tau, (B,)."""
-    size = sum((largest(term) for term in terms), torch.zeros_like(tau)) / tau
-    return largest(residual) / tau / size.clamp(min=FLOOR)
+def _relative(sizes: Sequence[Tensor], tau: Tensor) -> Tensor:
+    """Of the point over tau, given the sizes of the residual and of its terms, (B,)."""
+    residual, first, second, third = sizes
+    return residual / tau / ((first + second + third) / tau).clamp(min=FLOOR)
 
 
 def _off(off: Tensor, slope: Tensor, size: Tensor) -> Tensor:

@@ -20,6 +20,8 @@ from convexlayers.engines.dense.units import Scaled
 from convexlayers.status import Status
 
 REFINEMENT_STEPS = 4
+# Relative residual of a step: of residuals of at most 1e-4, with which polishing begins, it leaves less than rounding.
+ENOUGH = 1e-13
 # What polishing has to reach, relative, or what counts as reached after all its steps.
 POLISHED, NEARLY = 1e-12, 1e-3
 # A first try; the last one, of an element that is already within the tolerance, gets more.
@@ -50,7 +52,7 @@ def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) ->
     at = (state.code == READY).nonzero().squeeze(-1)
     if len(at) == 0:
         return state
-    part, kept = numbers.select(at), _normalized(state.select(at))
+    part, kept = numbers.keep(at), _normalized(state.select(at))
     walk = _walk(part, kept, limits, steps)
     s = numbers.cones.project(walk.best_v)
     good = walk.residual <= min(POLISHED, limits.tolerance)
@@ -115,11 +117,11 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
     z = s - walk.v
     r1 = -(times(numbers.P, walk.x) + times(numbers.A.mT, z) + numbers.q)
     r2 = numbers.b - times(numbers.A, walk.x) - s
-    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v))
-    dx, w, _ = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS)
-    dx, dz = dx.squeeze(-1), system.to_rows(w).squeeze(-1)
+    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v), numbers.room)
+    found = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS, ENOUGH)
+    dx, dz = found.dx.squeeze(-1), system.to_rows(found.w).squeeze(-1)
     # ds from the row itself: finite where H is infinite.
-    dv = r2 - times(numbers.A, dx) - dz
+    dv = r2 - system.spectrum.basis.unrotate(found.Adx).squeeze(-1) - dz
     x, v = walk.x + dx, walk.v + dv
     # One point that is not finite must not be an error for the whole batch.
     finite = (x.isfinite().all(-1) & v.isfinite().all(-1)).unsqueeze(-1)

@@ -9,13 +9,14 @@ has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and 
 on the rows of a cone that is not a product; sigma and zeta bring b and q to size one.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones import Cones, Nonnegative, Zero
 from convexlayers.engines.dense.matrices import DenseProgram
+from convexlayers.engines.dense.room import Room
 
 Point = tuple[Tensor, Tensor, Tensor]
 
@@ -43,11 +44,11 @@ class Scales:
 
     def select(self, indices: Tensor) -> "Scales":
         """The elements at these indices."""
-        return Scales(*(getattr(self, field.name)[indices] for field in fields(self)))
+        return Scales(*(getattr(self, unit.name)[indices] for unit in fields(self)))
 
     def put(self, indices: Tensor, other: "Scales") -> "Scales":
         """These, with those of other elements at these indices."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
+        pairs = ((getattr(self, unit.name), getattr(other, unit.name)) for unit in fields(self))
         return Scales(*(old.index_copy(0, indices, new) for old, new in pairs))
 
     @classmethod
@@ -82,6 +83,7 @@ class Scaled:
         cones: of the rows.
         P: (B, n, n). q: (B, n). A: (B, m, n). b: (B, m).
         scales: the units.
+        room: for the matrices of an iteration.
     """
 
     cones: Cones
@@ -90,6 +92,7 @@ class Scaled:
     A: Tensor
     b: Tensor
     scales: Scales
+    room: Room = field(default_factory=Room)
 
     @classmethod
     def of(cls, program: DenseProgram, scales: Scales | None = None) -> "Scaled":
@@ -101,9 +104,9 @@ class Scaled:
         D, E, sigma, zeta = scales.D, scales.E, scales.sigma, scales.zeta
         return cls(
             cones=program.structure.cones,
-            P=P * (sigma / zeta * D).unsqueeze(-1) * D.unsqueeze(-2),
+            P=_between(sigma / zeta * D, P, D),
             q=program.q * (D / zeta),
-            A=A * E.unsqueeze(-1) * D.unsqueeze(-2),
+            A=_between(E, A, D),
             b=program.b * (E / sigma),
             scales=scales,
         )
@@ -111,11 +114,15 @@ class Scaled:
     def select(self, indices: Tensor) -> "Scaled":
         """The elements at these indices."""
         P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, self.scales.select(indices))
+        return Scaled(self.cones, P, q, A, b, self.scales.select(indices), self.room)
+
+    def keep(self, indices: Tensor) -> "Scaled":
+        """The elements at these indices in ascending order; without a copy where that is all of them."""
+        return self if len(indices) == len(self.q) else self.select(indices)
 
     def to(self, dtype: torch.dtype) -> "Scaled":
         """In another precision."""
-        scales = Scales(*(getattr(self.scales, field.name).to(dtype) for field in fields(Scales)))
+        scales = Scales(*(getattr(self.scales, unit.name).to(dtype) for unit in fields(Scales)))
         P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
         return Scaled(self.cones, P, q, A, b, scales)
 
@@ -132,22 +139,30 @@ def power_of_two(size: Tensor) -> Tensor:
 
 def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:
     """D (B, n) and E (B, m)."""
-    size_P, size_A = P.abs(), A.abs()
     D, E = torch.ones_like(P[..., 0]), torch.ones_like(A[..., 0])
     for _ in range(EQUILIBRATION_STEPS):
-        column = D * (size_P * D.unsqueeze(-2)).amax(-1)
-        row = E
+        column, row = _largest_entry(P, -2), E
         if A.shape[-2]:
-            size = size_A * D.unsqueeze(-2) * E.unsqueeze(-1)
-            column, row = torch.maximum(column, size.amax(-2)), _level(size.amax(-1), cones)
+            column, row = torch.maximum(column, _largest_entry(A, -2)), _level(_largest_entry(A, -1), cones)
         # An element whose rows are balanced is left alone, so that it does not depend on the others.
         both = torch.cat([column, row], dim=-1)
         unbalanced = ((both >= BALANCED) | ((both > 0) & (both < 1 / BALANCED))).any(-1, keepdim=True)
         if D.device.type == "cpu" and not bool(unbalanced.any()):
             break
-        D = torch.where(unbalanced, D * _inverse_root(column), D)
-        E = torch.where(unbalanced, E * _inverse_root(row), E)
+        d, e = (torch.where(unbalanced, _inverse_root(norm), torch.ones_like(norm)) for norm in (column, row))
+        D, E = D * d, E * e
+        P, A = _between(d, P, d), _between(e, A, d)
     return D, E
+
+
+def _between(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
+    """diag(left) matrix diag(right)."""
+    return (matrix * left.unsqueeze(-1)).mul_(right.unsqueeze(-2))
+
+
+def _largest_entry(matrix: Tensor, dim: int) -> Tensor:
+    """Maximum norms along a dimension, without a matrix of sizes in between."""
+    return torch.maximum(matrix.amax(dim), -matrix.amin(dim))
 
 
 def _inverse_root(norm: Tensor) -> Tensor:
