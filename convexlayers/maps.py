@@ -58,11 +58,9 @@ class SparseMap:
         self._has_unit_values = bool((self.values == 1).all())
         self._is_injective = self._is_gather and len(torch.unique(self.cols)) == self.nnz
         # Consecutive entries are a slice, all of them the input itself.
-        first = int(self.cols[0]) if self.nnz else 0
-        consecutive = bool((self.cols == torch.arange(first, first + self.nnz)).all())
-        self._slice = (
-            slice(first, first + self.nnz) if self._is_gather and self._has_unit_values and consecutive else None
-        )
+        read = _as_slice(self.cols)
+        self._slice = read if self._is_gather and self._has_unit_values else None
+        self._row_slice = _as_slice(self.rows)
 
     @classmethod
     def identity(cls, width: int) -> "SparseMap":
@@ -108,9 +106,16 @@ class SparseMap:
         if self._is_gather:
             return data + self.apply(x)
         rows, cols, values = self._on(x)
-        picked = x.index_select(-1, cols) * values
+        picked = x.index_select(-1, cols)
+        if not self._has_unit_values:
+            picked = picked * values
         batch = torch.broadcast_shapes(data.shape[:1], x.shape[:1])[0]
-        return data.expand(batch, -1).index_add(-1, rows, picked.expand(batch, -1))
+        if self._row_slice is None:
+            return data.expand(batch, -1).index_add(-1, rows, picked.expand(batch, -1))
+        # Not in place, which torch.func.vmap refuses.
+        before, after = data[:, : self._row_slice.start], data[:, self._row_slice.stop :]
+        parts = before.expand(batch, -1), data[:, self._row_slice] + picked, after.expand(batch, -1)
+        return torch.cat(parts, dim=-1)
 
     def adjoint(self, y: Tensor) -> Tensor:
         """M'y, shape (..., N) to (..., k)."""
@@ -130,6 +135,13 @@ class SparseMap:
     def _on(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         device = x.device
         return self.rows.to(device), self.cols.to(device), self.values.to(device=device, dtype=x.dtype)
+
+
+def _as_slice(indices: Tensor) -> slice | None:
+    """The slice that consecutive indices are."""
+    first = int(indices[0]) if len(indices) else 0
+    consecutive = bool((indices == torch.arange(first, first + len(indices))).all())
+    return slice(first, first + len(indices)) if consecutive else None
 
 
 def _without_duplicates(keys: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

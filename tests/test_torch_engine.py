@@ -13,6 +13,7 @@ from convexlayers.derivatives import Cotangents
 from convexlayers.engines import Native, Torch, make_engine, rescue, select
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.product import Product
+from convexlayers.engines.dense.units import REGULARIZATION, Scaled, Scales
 from convexlayers.engines.torch_dense import TorchState, bytes_per_element
 from convexlayers.errors import ArgumentError
 from convexlayers.status import Status
@@ -109,7 +110,9 @@ def test_condensed_system_against_a_dense_solve():
     mu = torch.tensor([0.0, 1.0, 0.5, 1e-6], dtype=torch.float64).expand(3, -1)
     spectrum = Spectrum(mu, 1 - mu, CASES["nonnegative"].spectrum(torch.ones(3, m).double()).basis)
     r1, r2 = sampler.normal(n, 2), sampler.normal(m, 2)
-    system = Condensed.factor(P, A, spectrum)
+    regular = P + REGULARIZATION[P.dtype] * torch.eye(n)
+    numbers = Scaled(Cones(nonnegative=m), P, P[..., 0], A, A[..., 0], regular, Scales.ones(P, n, m))
+    system = Condensed.factor(numbers, spectrum)
     found = system.solve(r1, system.from_rows(r2), 4)
     dx, w, residual = found.dx, found.w, found.residual
     rows = (1 - mu).sqrt().unsqueeze(-1) * A

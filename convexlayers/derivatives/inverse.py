@@ -18,8 +18,8 @@ def product(matrix: Tensor, columns: Tensor) -> Tensor:
     The same for an element whatever else is in the batch: BLAS takes a single column another way in a batch of one.
     """
     if columns.shape[-1] == 1:
-        return (matrix @ columns.repeat(1, 1, 2))[..., :1]
-    return matrix @ columns
+        return torch.bmm(matrix, columns.repeat(1, 1, 2))[..., :1]
+    return torch.bmm(matrix, columns)
 
 
 def times(matrix: Tensor, vector: Tensor) -> Tensor:

@@ -107,9 +107,12 @@ class Plan(ABC):
         Elements that were not solved contribute zero, whatever their cotangents hold (NaN included).
         """
         indices = solution.solved.nonzero().squeeze(-1)
-        grad = torch.zeros_like(solution.program.data)
-        if len(indices):
-            grad = grad.index_copy(0, indices, self._adjoint_at(solution, cotangents, indices))
+        if len(indices) == solution.program.batch:
+            grad = self._adjoint_at(solution, cotangents, indices)
+        else:
+            grad = torch.zeros_like(solution.program.data)
+            if len(indices):
+                grad.index_copy_(0, indices, self._adjoint_at(solution, cotangents, indices))
         return self.program.map.adjoint(grad, theta, wanted)
 
     def tangent(self, theta: Sequence[Tensor], solution: Solution, dtheta: Sequence[Tensor | None]) -> Tangents:
@@ -123,7 +126,8 @@ class Plan(ABC):
     def _adjoint_at(self, solution: Solution, cotangents: Cotangents, indices: Tensor) -> Tensor:
         """Cotangents of the numbers of some solved elements, by the derivative strategy; fills the report."""
         elements = select_solved(solution, indices)
-        normalized = elements.scaling.normalize_cotangents(cotangents.select(indices), elements.program)
+        chosen = cotangents if len(indices) == solution.program.batch else cotangents.select(indices)
+        normalized = elements.scaling.normalize_cotangents(chosen, elements.program)
         part, report = self._data_adjoint(elements, normalized)
         record(solution, indices, report)
         return part * elements.scaling.data
@@ -193,15 +197,17 @@ class SolvedElements:
 
 
 def select_solved(solution: Solution, indices: Tensor) -> SolvedElements:
-    """The elements at `indices`, normalized."""
-    program, state = solution.program.select(indices), solution.engine_state
+    """The elements at `indices`, in ascending order, normalized."""
+    everything, state = len(indices) == solution.program.batch, solution.engine_state
+    program = solution.program if everything else solution.program.select(indices)
     if isinstance(state, Remembered):
-        states = state.select(indices)
+        states = state if everything else state.select(indices)
         scaling = states.scaling
     else:
         states = tuple(state[i] for i in indices.tolist()) if isinstance(state, tuple) else ()
         scaling = find_scaling(program)
-    x, s, z = scaling.normalize_point(solution.x[indices], solution.s[indices], solution.z[indices])
+    point = (part if everything else part[indices] for part in (solution.x, solution.s, solution.z))
+    x, s, z = scaling.normalize_point(*point)
     return SolvedElements(scaling.normalize(program), x, s, z, scaling, states)
 
 

@@ -18,7 +18,7 @@ from convexlayers.engines.dense.derivative import Differentiated
 from convexlayers.engines.dense.interior import Limits
 from convexlayers.engines.dense.matrices import DenseProgram
 from convexlayers.engines.dense.method import Found, solve
-from convexlayers.engines.dense.units import Scales
+from convexlayers.engines.dense.units import Scaled, Scales
 from convexlayers.engines.rescue import rescue
 from convexlayers.errors import ArgumentError
 from convexlayers.program import ConeProgram, ParametrizedConeProgram, Structure
@@ -45,14 +45,17 @@ class TorchState:
     Attributes:
         scaling: the units of size one.
         scales: those of the equilibrated matrices.
+        numbers: in both, where the batch was one chunk; what does not fit at once is not kept.
     """
 
     scaling: Scaling
     scales: Scales
+    numbers: Scaled | None = None
 
     def select(self, indices: Tensor) -> "TorchState":
         """Of the elements at these indices."""
-        return TorchState(self.scaling.select(indices), self.scales.select(indices))
+        numbers = None if self.numbers is None else self.numbers.select(indices)
+        return TorchState(self.scaling.select(indices), self.scales.select(indices), numbers)
 
 
 class TorchPlan(Plan):
@@ -76,7 +79,7 @@ class TorchPlan(Plan):
         solution = Solution(
             program=program, x=x, s=s, z=z, status=found.code, iterations=found.iterations,
             objective=scaling.omega.squeeze(-1) * objective, residuals=residuals,
-            engine_state=TorchState(scaling, found.scales),
+            engine_state=TorchState(scaling, found.scales, found.numbers),
         )  # fmt: skip
         return solution if solution.all_solved else rescue(self.engine, self.program, theta, solution)
 
@@ -91,7 +94,8 @@ class TorchPlan(Plan):
             chunk = DenseProgram.of(program if len(i) == program.batch else program.select(i))
             part = solve(chunk, limits, self.engine.dtype)
             judged = judge(chunk, *part.point, part.code, part.iterations, limits.tolerance)
-            found = found.put(i, part.judged(judged.status))
+            part = part.judged(judged.status)
+            found = part if len(i) == program.batch else found.put(i, part)
             residuals, objective = residuals.put(i, judged.residuals), put(objective, i, judged.objective)
         return found, residuals, objective
 
@@ -121,13 +125,17 @@ class TorchPlan(Plan):
 
     def _differentiated(self, elements: SolvedElements) -> Iterator[tuple[Tensor, Differentiated]]:
         """The factored systems of solved elements, a chunk at a time, with their indices."""
-        device = elements.x.device
-        for i in torch.arange(elements.program.batch, device=device).split(self.chunk_size(device)):
+        # Points that come as tensors, without what the solve remembered, get their units anew.
+        states = elements.states if isinstance(elements.states, TorchState) else None
+        everything = torch.arange(elements.program.batch, device=elements.x.device)
+        if states is not None and states.numbers is not None:
+            program, *point = elements.point
+            yield everything, Differentiated.at(program, (point[0], point[1], point[2]), states.numbers)
+            return
+        for i in everything.split(self.chunk_size(elements.x.device)):
             program, x, s, z = _point(elements, i)
-            states = elements.states
-            # Points that come as tensors, without what the solve remembered, get their units anew.
-            scales = states.scales.select(i) if isinstance(states, TorchState) else None
-            yield i, Differentiated.at(DenseProgram.of(program), (x, s, z), scales)
+            scales = None if states is None else states.scales.select(i)
+            yield i, Differentiated.at(program, (x, s, z), Scaled.of(DenseProgram.of(program), scales))
 
     def chunk_size(self, device: torch.device) -> int:
         """How many elements are worked on at a time."""
@@ -167,9 +175,9 @@ class Torch(Engine):
     Args:
         chunk_bytes: memory that the matrices of a chunk of the batch may take; None for 256 MiB on the CPU and a
             quarter of a GPU's memory.
-        dtype: of the iterations. With torch.float32 they end at a residual of 1e-3 and Newton steps in float64 go on;
-            elements that do not get there begin again in float64. Solutions and derivatives are in float64 either way,
-            and as accurate.
+        dtype: of the iterations. With torch.float32 those down to a residual of 1e-3 are in float32, the last ones in
+            float64; elements that do not get there begin again in float64. Solutions and derivatives are in float64
+            either way, and as accurate.
     """
 
     chunk_bytes: int | None = None

@@ -32,8 +32,7 @@ from torch import Tensor
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives.inverse import product
 from convexlayers.engines.dense.room import Room
-
-REGULARIZATION = {torch.float64: 1e-8, torch.float32: 1e-4}
+from convexlayers.engines.dense.units import REGULARIZATION, Scaled
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +41,7 @@ class Solved:
 
     Attributes:
         dx: (B, n, k). w: (B, m, k).
-        Pdx: (B, n, k). Adx: Q'A dx, (B, m, k).
+        Pdx: (B, n, k). Adx: Q'A dx, (B, m, k). Atdz: A'dz, (B, n, k).
         residual: relative, in the maximum norm, (B, k).
     """
 
@@ -50,12 +49,15 @@ class Solved:
     w: Tensor
     Pdx: Tensor
     Adx: Tensor
+    Atdz: Tensor
     residual: Tensor
 
     def where(self, column: Tensor, new: "Solved") -> "Solved":
         """Other solutions in some columns, (B, 1, k)."""
-        pairs = ((self.dx, new.dx), (self.w, new.w), (self.Pdx, new.Pdx), (self.Adx, new.Adx))
-        return Solved(*(torch.where(column, late, early) for early, late in pairs), residual=self.residual)
+        names = ("dx", "w", "Pdx", "Adx", "Atdz")
+        return Solved(
+            *(torch.where(column, getattr(new, name), getattr(self, name)) for name in names), residual=self.residual
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,19 +83,19 @@ class Condensed:
     weight: Tensor
 
     @classmethod
-    def factor(cls, P: Tensor, A: Tensor, spectrum: Spectrum, room: Room | None = None) -> "Condensed":
-        """Factor the systems of P (B, n, n), A (B, m, n) and M, in a room that the previous system has left."""
-        eps, room = REGULARIZATION[P.dtype], room or Room()
+    def factor(cls, numbers: Scaled, spectrum: Spectrum) -> "Condensed":
+        """Factor the systems of the numbers' P (B, n, n), A (B, m, n) and M, in the room that the previous one left."""
+        P, A, room = numbers.P, numbers.A, numbers.room
+        eps = REGULARIZATION[P.dtype]
         rotated, root_nu = spectrum.basis.rotate(A), spectrum.nu.sqrt().unsqueeze(-1)
         weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
         weighted = torch.mul(rotated, root_nu * weight.sqrt(), out=_like(rotated, room))
-        matrix = torch.baddbmm(P, weighted.mT, weighted, out=room.take("matrix", P, *P.shape))
-        matrix.diagonal(dim1=-2, dim2=-1).add_(eps)
-        # Column by column, as LAPACK has it.
-        place = room.take("cholesky", P, *P.shape).mT, torch.empty(len(P), dtype=torch.int32, device=P.device)
-        cholesky, failed = torch.linalg.cholesky_ex(matrix, upper=True, out=place)
+        matrix = torch.baddbmm(numbers.regular, weighted.mT, weighted, out=room.take("matrix", P, *P.shape))
+        # In its own place, column by column as LAPACK has it: symmetric, it is the same either way.
+        place = matrix.mT, torch.empty(len(P), dtype=torch.int32, device=P.device)
+        cholesky, failed = torch.linalg.cholesky_ex(place[0], upper=True, out=place)
         # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
-        failed = ((failed != 0) | ~cholesky.diagonal(dim1=-2, dim2=-1).isfinite().all(-1)).reshape(-1, 1, 1)
+        failed = (failed != 0).reshape(-1, 1, 1)
         if cholesky.device.type != "cpu":
             identity = torch.eye(P.shape[-1], dtype=P.dtype, device=P.device).expand_as(P)
             cholesky = torch.linalg.solve_triangular(cholesky, identity, upper=True)
@@ -111,17 +113,16 @@ class Condensed:
         """H dz = Q mu / sqrt(nu) w, (B, m, k); finite nu only."""
         return self.spectrum.basis.unrotate((self.spectrum.mu * self.spectrum.nu.rsqrt()).unsqueeze(-1) * w)
 
-    def solve(self, r1: Tensor, r2: Tensor, steps: int, enough: float = 0.0) -> Solved:
+    def solve(self, r1: Tensor, r2: Tensor, steps: int, enough: float | Tensor = 0.0) -> Solved:
         """Solve for k right-hand sides.
 
         Args:
             r1: (B, n, k).
             r2: sqrt(nu) Q' r2, (B, m, k), see `from_rows`.
             steps: of iterative refinement, at most; one is kept where it makes the residual smaller.
-            enough: relative residual below which a right-hand side is left alone.
+            enough: relative residual below which a right-hand side is left alone, one for all or (k,).
         """
-        dx, w, Adx = self._apply(r1, r2)
-        found = Solved(dx, w, product(self.P, dx), Adx, dx[:, 0])
+        found = self._checked(*self._apply(r1, r2))
         left1, left2 = self._residual(r1, r2, found)
         error, size = _size(left1, left2), _size(r1, r2)
         open_ = error > enough * size
@@ -131,7 +132,7 @@ class Condensed:
                 break
             step_x, step_w, _ = self._apply(left1, left2)
             dx = found.dx + step_x
-            new = Solved(dx, found.w + step_w, product(self.P, dx), product(self.A, dx), found.residual)
+            new = self._checked(dx, found.w + step_w, product(self.A, dx))
             new1, new2 = self._residual(r1, r2, new)
             new_error = _size(new1, new2)
             better = open_ & (new_error < error)
@@ -156,10 +157,14 @@ class Condensed:
         forward = torch.linalg.solve_triangular(self.cholesky.mT, r, upper=False)
         return torch.linalg.solve_triangular(self.cholesky, forward, upper=True)
 
+    def _checked(self, dx: Tensor, w: Tensor, Adx: Tensor) -> Solved:
+        """A solution with its products; its residual is not yet known."""
+        return Solved(dx, w, product(self.P, dx), Adx, product(self.A.mT, self.root_nu * w), dx[:, 0])
+
     def _residual(self, r1: Tensor, r2: Tensor, found: Solved) -> tuple[Tensor, Tensor]:
         """What is left of the equations."""
-        left1 = r1 - found.Pdx - product(self.A.mT, self.root_nu * found.w)
-        return left1, r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
+        left2 = r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
+        return r1 - found.Pdx - found.Atdz, left2
 
 
 def _like(matrix: Tensor, room: Room) -> Tensor:

@@ -8,7 +8,7 @@ The condensed system is regularized: where K is singular, refinement does not co
 random. Those elements, and those whose own right-hand side leaves a residual, are for `Exact`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,14 +18,16 @@ from convexlayers.derivatives.implicit import contract, lagrangian_gradient, van
 from convexlayers.derivatives.inverse import times
 from convexlayers.derivatives.kkt import LARGEST_INVERSE
 from convexlayers.engines.dense.condensed import Condensed
-from convexlayers.engines.dense.matrices import DenseProgram
-from convexlayers.engines.dense.units import Point, Scaled, Scales, largest, power_of_two
+from convexlayers.engines.dense.room import Room
+from convexlayers.engines.dense.units import Point, Scaled, largest, power_of_two
 from convexlayers.program import ConeProgram
 from convexlayers.solution import DerivativeReport
 
 REFINEMENT_STEPS = 6
 # Relative residuals above this are left to `Exact`.
 LARGEST_RESIDUAL = 1e-10
+# Relative residuals below which refinement ends: of the right-hand side, and of the one drawn at random.
+ENOUGH = 1e-13, 0.01 * LARGEST_RESIDUAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +40,7 @@ class Differentiated:
         system: at the solutions.
     """
 
-    program: DenseProgram
+    program: ConeProgram
     x: Tensor
     s: Tensor
     z: Tensor
@@ -46,14 +48,14 @@ class Differentiated:
     system: Condensed
 
     @classmethod
-    def at(cls, program: DenseProgram, point: Point, scales: Scales | None) -> "Differentiated":
-        """At solutions, in units that were found when they were."""
-        numbers = Scaled.of(program, scales)
-        scales = numbers.scales
+    def at(cls, program: ConeProgram, point: Point, numbers: Scaled) -> "Differentiated":
+        """At solutions, given the numbers in their own units too."""
+        # Several threads may differentiate at the same solution: each has a room of its own.
+        numbers, scales = replace(numbers, room=Room()), numbers.scales
         x, s, z = point
         scaled_s, scaled_z = scales.scale_rows(s, z)
         spectrum = program.structure.cones.spectrum(scaled_s - scaled_z)
-        return cls(program, x, s, z, numbers, Condensed.factor(numbers.P, numbers.A, spectrum))
+        return cls(program, x, s, z, numbers, Condensed.factor(numbers, spectrum))
 
     def adjoint(self, cotangents: Cotangents) -> tuple[Tensor, DerivativeReport, Tensor]:
         """Cotangent of program.data, (B, size), the report, and which elements can be relied on, (B,)."""
@@ -95,6 +97,7 @@ class Differentiated:
             torch.stack([first / unit, probe[:, :n]], dim=-1),
             torch.cat([rows, probe[:, n:].unsqueeze(-1)], dim=-1),
             REFINEMENT_STEPS,
+            r1.new_tensor(ENOUGH),
         )
         dx, w, residual = found.dx, found.w, found.residual
         magnified = torch.cat([dx, w], dim=-2)[..., 1].abs().amax(-1)
@@ -118,8 +121,10 @@ def _contract(program: ConeProgram, x: Tensor, z: Tensor, wx: Tensor, row_weight
     # Entry (j, i) is wx_j z_i + x_j (wz + grad_s)_i: column by column, as A is stored.
     grad_A = -(torch.stack([wx, x], dim=-1) @ torch.stack([z, row_weight], dim=-2)).flatten(1)
     i, j = (torch.as_tensor(part, device=x.device) for part in (structure.P_rows, structure.P_cols))
-    twice = torch.where(i == j, 0.5, 1.0).to(x.dtype)
-    grad_P = -twice * (wx[:, i] * x[:, j] + x[:, i] * wx[:, j])
+    # Both halves of P, of which the upper triangle is stored, at once; an entry of the diagonal is there once.
+    both = torch.stack([wx, x], dim=-1) @ torch.stack([x, wx], dim=-2)
+    both.diagonal(dim1=-2, dim2=-1).mul_(0.5)
+    grad_P = -both.flatten(1).index_select(-1, i * n + j)
     return torch.cat([grad_P, -wx, grad_A, row_weight, torch.zeros_like(x[:, :1])], dim=-1)
 
 

@@ -21,20 +21,20 @@ K (dx2, dz2) = (-q, b), dx = dx1 + dtau dx2,
 (The denominator is (q + 2 P xi)'dx2 + b'dz2 - xi'P xi with the sign changed, rewritten by K's own rows.)
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed, Solved
-from convexlayers.engines.dense.measures import Measures
+from convexlayers.engines.dense.measures import Measures, Products
 from convexlayers.engines.dense.product import Product, ProductLocal
 from convexlayers.engines.dense.units import Point, Scaled
 
 REFINEMENT_STEPS = 2
 # Relative residual of a direction: what is left of it is for the next one.
-ENOUGH = 1e-7
+ENOUGH = {torch.float64: 1e-7, torch.float32: 1e-3}
 # A step goes this far towards the boundary.
 STEP_SHARE = 0.99
 # Least centering of an element that has not got better for a while.
@@ -47,6 +47,7 @@ class Direction:
 
     Attributes:
         dx: (B, n). ds, dz: (B, m). dtau, dkappa, length: (B,).
+        products: with dx and dz, None if nobody wanted them.
     """
 
     dx: Tensor
@@ -55,6 +56,7 @@ class Direction:
     dtau: Tensor
     dkappa: Tensor
     length: Tensor
+    products: Products | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ class Embedding:
         d_kappa = product + weight * affine.dtau * affine.dkappa - sigma * mu
         step = solver.combined(sigma, target, d_kappa)
         length = STEP_SHARE / self._exit_rate(local, step).clamp(min=1)
-        return Direction(step.dx, step.ds, step.dz, step.dtau, step.dkappa, length)
+        return replace(step, length=length)
 
     def _exit_rate(self, local: ProductLocal, d: Direction) -> Tensor:
         return local.exit_rate(d.ds, d.dz, torch.maximum(-d.dtau / self.tau, -d.dkappa / self.kappa))
@@ -113,21 +115,22 @@ class _Solver:
 
     def __init__(self, at: Embedding, local: ProductLocal) -> None:
         self.at, numbers = at, at.numbers
-        self.system = Condensed.factor(numbers.P, numbers.A, local.spectrum(at.z), numbers.room)
-        self.slope = numbers.q + 2 * at.found.Px / at.tau.unsqueeze(-1)
+        self.system = Condensed.factor(numbers, local.spectrum(at.z))
+        Px = at.found.products.Px
+        self.slope = numbers.q + 2 * Px / at.tau.unsqueeze(-1)
         # d_s of the predictor is s itself, 0 for equalities.
         found = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
         self.dx2, self.w2 = found.dx[..., 0], found.w[..., 0]
-        self.first = found.dx[..., 1], found.w[..., 1]
+        self.first, self.products2 = (found.dx[..., 1], found.w[..., 1]), self._products(found)
         tau = at.tau.unsqueeze(-1)
-        away, P_away = self.dx2 - at.x / tau, found.Pdx[..., 0] - at.found.Px / tau
+        away, P_away = self.dx2 - at.x / tau, found.Pdx[..., 0] - Px / tau
         quadratic = (away * P_away).sum(-1).clamp(min=0)
         # |dz2|_H^2 = w2' diag(mu) w2.
         self.bottom = at.kappa / at.tau + quadratic + (self.w2 * self.system.spectrum.mu * self.w2).sum(-1)
 
     def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> Solved:
         rows = self.system.from_rows(torch.stack(r2, dim=-1))
-        return self.system.solve(torch.stack(r1, dim=-1), rows, REFINEMENT_STEPS, ENOUGH)
+        return self.system.solve(torch.stack(r1, dim=-1), rows, REFINEMENT_STEPS, ENOUGH[rows.dtype])
 
     def predictor(self) -> Direction:
         """The step without centering."""
@@ -138,7 +141,13 @@ class _Solver:
         """The step for centering sigma (B,), d_s = target (B, m) and d_kappa (B,)."""
         rest, found = (1 - sigma).unsqueeze(-1), self.at.found
         main = self._solve((-rest * found.rx,), (target - rest * found.rz,))
-        return self._combine(main.dx[..., 0], main.w[..., 0], sigma, target, d_kappa)
+        step = self._combine(main.dx[..., 0], main.w[..., 0], sigma, target, d_kappa)
+        return replace(step, products=self._products(main).plus(step.dtau, self.products2))
+
+    def _products(self, found: Solved) -> Products:
+        """With the first of some solutions."""
+        Adx = self.system.spectrum.basis.unrotate(found.Adx[..., :1])
+        return Products(found.Pdx[..., 0], found.Atdz[..., 0], Adx[..., 0])
 
     def _combine(self, dx1: Tensor, w1: Tensor, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
         """The whole direction; its length is not yet known."""
@@ -165,11 +174,11 @@ def first_point(numbers: Scaled, cones: Product) -> Point:
     # H = I on the rows of cones, 0 on equalities.
     equality = (torch.arange(s.shape[-1], device=s.device) < numbers.cones.zero).to(s.dtype).expand_as(s)
     mu = 0.5 * (1 - equality)
-    system = Condensed.factor(numbers.P, numbers.A, Spectrum(mu, 1 - mu, IdentityBasis()), numbers.room)
+    system = Condensed.factor(numbers, Spectrum(mu, 1 - mu, IdentityBasis()))
     r1 = torch.stack([-numbers.q, torch.zeros_like(numbers.q)], dim=-1)
     r2 = torch.stack([torch.zeros_like(numbers.b), numbers.b], dim=-1)
     # Of equalities alone this is the solution.
-    enough = ENOUGH if cones.degree else 0.0
+    enough = ENOUGH[s.dtype] if cones.degree else 0.0
     found = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS, enough)
     dx, dz = found.dx, system.to_rows(found.w)
     apart = ((numbers.P.amax((-2, -1)) == 0) & (numbers.P.amin((-2, -1)) == 0)).unsqueeze(-1)

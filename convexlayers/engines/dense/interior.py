@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.engines.dense.embedding import Embedding, first_point
-from convexlayers.engines.dense.measures import Measures, measure
+from convexlayers.engines.dense.measures import Measures, Products, measure
 from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.units import Scaled
 from convexlayers.solution import CERTIFICATE_TOLERANCE, SMALLEST_TOLERANCE, TOLERANCE_FACTOR
@@ -75,6 +75,21 @@ class State:
         code = torch.full_like(count, RUNNING if cones.degree else READY)
         return cls(x, s, z, ones, ones, code, count, polish_at, infinite, infinite, count, count, infinite, infinite)
 
+    def again(self, cones: Product) -> "State":
+        """What was READY for another precision goes on there, with the history of a first iterate."""
+        infinite, count = torch.full_like(self.residual, float("inf")), torch.zeros_like(self.idle)
+        return replace(
+            self,
+            code=torch.where(self.code == READY, RUNNING, self.code),
+            polish_at=torch.full_like(self.polish_at, POLISH_LINEAR if cones.is_linear else POLISH_CURVED),
+            residual=infinite,
+            best=infinite,
+            idle=count,
+            short=count,
+            infeasible=infinite,
+            unbounded=infinite,
+        )
+
     @property
     def running(self) -> Tensor:
         """Mask of the elements on the way."""
@@ -122,7 +137,7 @@ def iterate(numbers: Scaled, cones: Product, state: State, limits: Limits) -> St
     per_look = 1 if state.x.device.type == "cpu" else ITERATIONS_PER_LOOK
     at = state.running.nonzero().squeeze(-1)
     work, part = state.select(at), numbers.keep(at)
-    found, all_running = _measure(part, work) if len(at) else None, True
+    found, all_running = _measure(part, Products.of(part, work.x, work.z), work) if len(at) else None, True
     while found is not None and len(at):
         for _ in range(per_look):
             moved, found = _advance(part, cones, work, found, limits)
@@ -155,12 +170,14 @@ def _advance(numbers: Scaled, cones: Product, state: State, found: Measures, lim
         iterations=state.iterations + 1,
         short=torch.where(step.length > SHORT_STEP, 0, state.short + 1),
     )
-    found = _measure(numbers, moved)
+    # What the linear solver multiplied to check its solution is not multiplied again.
+    products = found.products if step.products is None else found.products.plus(step.length, step.products)
+    found = _measure(numbers, products, moved)
     return _decide(moved, found, limits), found
 
 
-def _measure(numbers: Scaled, state: State) -> Measures:
-    return measure(numbers, state.x, state.s, state.z, state.tau, state.kappa)
+def _measure(numbers: Scaled, products: Products, state: State) -> Measures:
+    return measure(numbers, products, state.x, state.s, state.z, state.tau, state.kappa)
 
 
 def _decide(state: State, found: Measures, limits: Limits) -> State:
@@ -170,9 +187,20 @@ def _decide(state: State, found: Measures, limits: Limits) -> State:
     infeasible = torch.where(escaping, torch.minimum(state.infeasible, found.infeasible), state.infeasible)
     unbounded = torch.where(escaping, torch.minimum(state.unbounded, found.unbounded), state.unbounded)
     better = residual < PROGRESS * state.best
+    state = replace(
+        state,
+        residual=residual,
+        best=torch.where(better, residual, state.best),
+        idle=torch.where(better, 0, state.idle + 1),
+        infeasible=infeasible,
+        unbounded=unbounded,
+    )
     usable = (state.tau > 0) & (state.kappa >= 0) & residual.isfinite() & state.x.isfinite().all(-1)
     lost = ~usable | (state.short >= MOST_SHORT_STEPS)
     given_up = lost | (state.iterations >= limits.max_iterations)
+    near = residual <= state.polish_at.clamp(min=tolerance)
+    if residual.device.type == "cpu" and not bool((given_up | near | escaping).any()):
+        return state
     outcome = _given_up(residual, infeasible, unbounded, lost, tolerance)
     code = torch.where(given_up, outcome, RUNNING)
     certain = CERTAIN * CERTIFICATE_TOLERANCE
@@ -180,17 +208,7 @@ def _decide(state: State, found: Measures, limits: Limits) -> State:
     code = torch.where(escaping & (found.infeasible <= certain), int(Status.PRIMAL_INFEASIBLE), code)
     # After so many tries of polishing the iterate itself is the answer.
     tried = (residual <= tolerance) & (state.polish_at < tolerance * POLISH_FACTOR)
-    near = residual <= state.polish_at.clamp(min=tolerance)
-    code = torch.where(near, torch.where(tried, int(Status.SOLVED), READY), code)
-    return replace(
-        state,
-        code=code,
-        residual=residual,
-        best=torch.where(better, residual, state.best),
-        idle=torch.where(better, 0, state.idle + 1),
-        infeasible=infeasible,
-        unbounded=unbounded,
-    )
+    return replace(state, code=torch.where(near, torch.where(tried, int(Status.SOLVED), READY), code))
 
 
 def _given_up(residual: Tensor, infeasible: Tensor, unbounded: Tensor, lost: Tensor, tolerance: float) -> Tensor:

@@ -14,19 +14,46 @@ FLOOR = 1.0
 
 
 @dataclass(frozen=True, eq=False)
+class Products:
+    """Of the matrices with x and z.
+
+    Attributes:
+        Px, Atz: (B, n). Ax: (B, m).
+    """
+
+    Px: Tensor
+    Atz: Tensor
+    Ax: Tensor
+
+    @classmethod
+    def of(cls, numbers: Scaled, x: Tensor, z: Tensor) -> "Products":
+        """Multiplied anew."""
+        return cls(times(numbers.P, x), times(numbers.A.mT, z), times(numbers.A, x))
+
+    def select(self, indices: Tensor) -> "Products":
+        """Of the elements at these indices."""
+        return Products(self.Px[indices], self.Atz[indices], self.Ax[indices])
+
+    def plus(self, length: Tensor, other: "Products") -> "Products":
+        """With x + length dx and z + length dz, (B,), from those with dx and dz."""
+        a = length.unsqueeze(-1)
+        return Products(self.Px + a * other.Px, self.Atz + a * other.Atz, self.Ax + a * other.Ax)
+
+
+@dataclass(frozen=True, eq=False)
 class Measures:
     """At (x, s, z, tau, kappa).
 
     Attributes:
-        Px: (B, n).
+        products: with x and z.
         rx: Px + A'z + q tau, (B, n). rz: Ax + s - b tau, (B, m).
         rtau: kappa + q'x + b'z + x'Px / tau, (B,).
         residual: largest relative residual of (x, s, z) / tau in the program's units, as `Residuals` has it, (B,).
         infeasible, unbounded: how far z and x are from certificates, as `certificates` has it, (B,); infinite where
-            they point the wrong way.
+            they point the wrong way, and where no element of the batch has more kappa than tau.
     """
 
-    Px: Tensor
+    products: Products
     rx: Tensor
     rz: Tensor
     rtau: Tensor
@@ -36,30 +63,35 @@ class Measures:
 
     def select(self, indices: Tensor) -> "Measures":
         """The elements at these indices."""
-        return Measures(*(getattr(self, field.name)[indices] for field in fields(self)))
+        vectors = (getattr(self, field.name)[indices] for field in fields(self)[1:])
+        return Measures(self.products.select(indices), *vectors)
 
 
-def measure(numbers: Scaled, x: Tensor, s: Tensor, z: Tensor, tau: Tensor, kappa: Tensor) -> Measures:
+def measure(
+    numbers: Scaled, products: Products, x: Tensor, s: Tensor, z: Tensor, tau: Tensor, kappa: Tensor
+) -> Measures:
     """Measure x (B, n), s, z (B, m), tau, kappa (B,)."""
-    Px, Atz, Ax = times(numbers.P, x), times(numbers.A.mT, z), times(numbers.A, x)
+    Px, Atz, Ax = products.Px, products.Atz, products.Ax
     q, b = numbers.q * tau.unsqueeze(-1), numbers.b * tau.unsqueeze(-1)
     rx, rz = Px + Atz + q, Ax + s - b
     quadratic, linear, constant = (x * Px).sum(-1), (numbers.q * x).sum(-1), (numbers.b * z).sum(-1)
     # In the program's units.
     scales = numbers.scales
     row, column, unit = scales.row_unit, scales.column_unit, (scales.sigma * scales.zeta).squeeze(-1)
-    primal_sizes = largest(torch.stack([rz, Ax, b, s, Ax + s], dim=1) * row.unsqueeze(1)).unbind(1)
+    primal_sizes = largest(torch.stack([rz, Ax, b, s], dim=1) * row.unsqueeze(1)).unbind(1)
     dual_sizes = largest(torch.stack([rx, Px, Atz, q], dim=1) * column.unsqueeze(1)).unbind(1)
-    primal, dual = _relative(primal_sizes[:4], tau), _relative(dual_sizes, tau)
+    primal, dual = _relative(primal_sizes, tau), _relative(dual_sizes, tau)
     terms = (quadratic / tau**2, linear / tau, constant / tau)
     gap = sum(terms, torch.zeros_like(tau)).abs() * unit
     gap_size = sum((term.abs() for term in terms), torch.zeros_like(tau)) * unit
     worst = torch.maximum(torch.maximum(primal, dual), gap / gap_size.clamp(min=FLOOR))
-    infeasible = _off(dual_sizes[2], -constant * unit, largest(z * scales.zeta * scales.E))
-    off = torch.maximum(dual_sizes[1], primal_sizes[4])
-    unbounded = _off(off, -linear * unit, largest(x * scales.sigma * scales.D))
+    infeasible = unbounded = torch.full_like(worst, float("inf"))
+    if worst.device.type != "cpu" or bool((kappa > tau).any()):
+        infeasible = _off(dual_sizes[2], -constant * unit, largest(z * scales.zeta * scales.E))
+        off = torch.maximum(dual_sizes[1], largest((Ax + s) * row))
+        unbounded = _off(off, -linear * unit, largest(x * scales.sigma * scales.D))
     return Measures(
-        Px=Px,
+        products=products,
         rx=rx,
         rz=rz,
         rtau=kappa + linear + constant + quadratic / tau,

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from convexlayers.engines.dense.interior import READY, RUNNING, Limits, State, iterate
 from convexlayers.engines.dense.matrices import DenseProgram
-from convexlayers.engines.dense.newton import LAST_STEPS, polish
+from convexlayers.engines.dense.newton import polish
 from convexlayers.engines.dense.product import Product
+from convexlayers.engines.dense.room import Room
 from convexlayers.engines.dense.units import Point, Scaled, Scales
 from convexlayers.program import ConeProgram
 from convexlayers.status import Status
@@ -26,6 +27,7 @@ class Found:
         code: `Status`, (B,).
         iterations: (B,).
         scales: the units that were used.
+        numbers: in these units; None for those of several batches.
     """
 
     x: Tensor
@@ -34,6 +36,7 @@ class Found:
     code: Tensor
     iterations: Tensor
     scales: Scales
+    numbers: Scaled | None = None
 
     @classmethod
     def nothing(cls, program: ConeProgram) -> "Found":
@@ -54,7 +57,7 @@ class Found:
         """The same with statuses by measurement; an element with a certificate has no point."""
         certified = (status == int(Status.PRIMAL_INFEASIBLE)) | (status == int(Status.DUAL_INFEASIBLE))
         x, s, z = (part.masked_fill(certified.unsqueeze(-1), float("nan")) for part in self.point)
-        return Found(x, s, z, status, self.iterations, self.scales)
+        return replace(self, x=x, s=s, z=z, code=status)
 
     @property
     def point(self) -> Point:
@@ -70,7 +73,8 @@ def solve(program: DenseProgram, limits: Limits, dtype: torch.dtype = torch.floa
     else:
         state = _run_rough(numbers, cones, limits, dtype)
     x, s, z = numbers.scales.restore_point(*(part / state.tau.unsqueeze(-1) for part in (state.x, state.s, state.z)))
-    return Found(x, s, z, state.code, state.iterations, numbers.scales)
+    # The next to use the numbers makes room for itself: what an iteration writes is not kept with them.
+    return Found(x, s, z, state.code, state.iterations, numbers.scales, replace(numbers, room=Room()))
 
 
 def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:
@@ -82,12 +86,12 @@ def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State
 
 
 def _run_rough(numbers: Scaled, cones: Product, limits: Limits, dtype: torch.dtype) -> State:
-    """Iterate in a shorter dtype, polish in float64; elements that do not get there begin again in float64."""
+    """Iterate in a shorter dtype, go on in float64; elements that do not get there begin again in float64."""
     short = numbers.to(dtype)
     start = State.first(short, cones)
     start = replace(start, polish_at=torch.full_like(start.polish_at, ROUGH))
     rough = iterate(short, cones, start, Limits(ROUGH, limits.max_iterations)).to(numbers.P.dtype)
-    state = polish(numbers, rough, limits, LAST_STEPS)
+    state = _run(numbers, cones, rough.again(cones), limits)
     left = (state.code != int(Status.SOLVED)).nonzero().squeeze(-1)
     if len(left) == 0:
         return state

@@ -15,7 +15,7 @@ from torch import Tensor
 from convexlayers.derivatives.inverse import times
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.interior import POLISH_FACTOR, READY, RUNNING, Limits, State
-from convexlayers.engines.dense.measures import Measures, measure
+from convexlayers.engines.dense.measures import Measures, Products, measure
 from convexlayers.engines.dense.units import Scaled
 from convexlayers.status import Status
 
@@ -117,7 +117,7 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
     z = s - walk.v
     r1 = -(times(numbers.P, walk.x) + times(numbers.A.mT, z) + numbers.q)
     r2 = numbers.b - times(numbers.A, walk.x) - s
-    system = Condensed.factor(numbers.P, numbers.A, cones.spectrum(walk.v), numbers.room)
+    system = Condensed.factor(numbers, cones.spectrum(walk.v))
     found = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS, ENOUGH)
     dx, dz = found.dx.squeeze(-1), system.to_rows(found.w).squeeze(-1)
     # ds from the row itself: finite where H is infinite.
@@ -143,4 +143,4 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
 def _residual(numbers: Scaled, x: Tensor, v: Tensor) -> Measures:
     s = numbers.cones.project(v)
     ones = torch.ones_like(x[:, :0].sum(-1))
-    return measure(numbers, x, s, s - v, ones, torch.zeros_like(ones))
+    return measure(numbers, Products.of(numbers, x, s - v), x, s, s - v, ones, torch.zeros_like(ones))

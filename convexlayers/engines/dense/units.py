@@ -20,6 +20,8 @@ from convexlayers.engines.dense.room import Room
 
 Point = tuple[Tensor, Tensor, Tensor]
 
+# Added to the diagonals of P and of M where a system is factored (condensed.py).
+REGULARIZATION = {torch.float64: 1e-8, torch.float32: 1e-4}
 EQUILIBRATION_STEPS = 5
 # Rows whose largest entries are within this factor of 1 are balanced.
 BALANCED = 4.0
@@ -82,6 +84,7 @@ class Scaled:
     Attributes:
         cones: of the rows.
         P: (B, n, n). q: (B, n). A: (B, m, n). b: (B, m).
+        regular: P + eps I, (B, n, n).
         scales: the units.
         room: for the matrices of an iteration.
     """
@@ -91,30 +94,28 @@ class Scaled:
     q: Tensor
     A: Tensor
     b: Tensor
+    regular: Tensor
     scales: Scales
     room: Room = field(default_factory=Room)
 
     @classmethod
     def of(cls, program: DenseProgram, scales: Scales | None = None) -> "Scaled":
         """Scale a program, by units that were found before where they are given."""
-        P, A = program.P, program.A
         if scales is None:
-            D, E = _equilibrate(P, A, program.structure.cones)
+            P, A, D, E = _equilibrate(program.P, program.A, program.structure.cones)
             scales = _units(program.structure.cones, D, E, P, program.q, program.b)
+            P, A = _times_rows(P, scales.sigma / scales.zeta), _times_rows(A, scales.E / E)
+        else:
+            P = _between(scales.sigma / scales.zeta * scales.D, program.P, scales.D)
+            A = _between(scales.E, program.A, scales.D)
         D, E, sigma, zeta = scales.D, scales.E, scales.sigma, scales.zeta
-        return cls(
-            cones=program.structure.cones,
-            P=_between(sigma / zeta * D, P, D),
-            q=program.q * (D / zeta),
-            A=_between(E, A, D),
-            b=program.b * (E / sigma),
-            scales=scales,
-        )
+        q, b = program.q * (D / zeta), program.b * (E / sigma)
+        return cls(program.structure.cones, P, q, A, b, _regularized(P), scales)
 
     def select(self, indices: Tensor) -> "Scaled":
         """The elements at these indices."""
-        P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, self.scales.select(indices), self.room)
+        P, q, A, b, regular = (part[indices] for part in (self.P, self.q, self.A, self.b, self.regular))
+        return Scaled(self.cones, P, q, A, b, regular, self.scales.select(indices), self.room)
 
     def keep(self, indices: Tensor) -> "Scaled":
         """The elements at these indices in ascending order; without a copy where that is all of them."""
@@ -124,7 +125,7 @@ class Scaled:
         """In another precision."""
         scales = Scales(*(getattr(self.scales, unit.name).to(dtype) for unit in fields(Scales)))
         P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, scales)
+        return Scaled(self.cones, P, q, A, b, _regularized(P), scales)
 
 
 def largest(v: Tensor) -> Tensor:
@@ -137,8 +138,8 @@ def power_of_two(size: Tensor) -> Tensor:
     return torch.exp2(torch.frexp(size).exponent.to(size.dtype) - 1)
 
 
-def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:
-    """D (B, n) and E (B, m)."""
+def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """D P D, E A D, D (B, n) and E (B, m)."""
     D, E = torch.ones_like(P[..., 0]), torch.ones_like(A[..., 0])
     for _ in range(EQUILIBRATION_STEPS):
         column, row = _largest_entry(P, -2), E
@@ -152,7 +153,21 @@ def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor]:
         d, e = (torch.where(unbalanced, _inverse_root(norm), torch.ones_like(norm)) for norm in (column, row))
         D, E = D * d, E * e
         P, A = _between(d, P, d), _between(e, A, d)
-    return D, E
+    return P, A, D, E
+
+
+def _times_rows(matrix: Tensor, factor: Tensor) -> Tensor:
+    """diag(factor) matrix; a pass over the matrix that is rarely needed."""
+    if matrix.device.type == "cpu" and bool((factor == 1).all()):
+        return matrix
+    return matrix * factor.unsqueeze(-1)
+
+
+def _regularized(P: Tensor) -> Tensor:
+    """P + eps I."""
+    regular = P.clone()
+    regular.diagonal(dim1=-2, dim2=-1).add_(REGULARIZATION[P.dtype])
+    return regular
 
 
 def _between(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
@@ -193,6 +208,8 @@ def _typical(values: Tensor) -> tuple[Tensor, Tensor]:
 def _units(cones: Cones, D: Tensor, E: Tensor, P: Tensor, q: Tensor, b: Tensor) -> Scales:
     """sigma and zeta as scaling.py has them for A of size one, and E once more for bounds out of proportion.
 
+    P is the equilibrated matrix, q and b are the program's.
+
     A linear system does not depend on the size of its right-hand side; without inequalities there is nothing else.
     """
     ones = torch.ones_like(q[:, :1])
@@ -200,7 +217,7 @@ def _units(cones: Cones, D: Tensor, E: Tensor, P: Tensor, q: Tensor, b: Tensor) 
         return Scales(D, E, ones, ones)
     scaled_b = E * b
     # The diagonal of a positive semidefinite matrix bounds its entries.
-    size_P, has_P = _typical(P.diagonal(dim1=-2, dim2=-1) * D * D)
+    size_P, has_P = _typical(P.diagonal(dim1=-2, dim2=-1))
     size_q, has_q = _typical(q * D)
     size_b, has_b = _typical(torch.where(b.abs() < NO_BOUND, scaled_b, torch.zeros_like(b)))
     sigma = torch.where(has_b, size_b, torch.where(has_P & has_q, size_q - size_P, torch.zeros_like(size_q))).round()
