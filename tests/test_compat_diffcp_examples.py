@@ -72,7 +72,7 @@ def test_the_derivative_predicts_the_next_solution(program, mode):
         np.testing.assert_allclose(part - before, change, atol=1e-8)
 
 
-@pytest.mark.parametrize("program", PROGRAMS, ids=lambda program: program.__name__)
+@pytest.mark.parametrize("program", [least_deviations, semidefinite, ball], ids=lambda program: program.__name__)
 def test_a_step_along_the_adjoint_raises_the_objective_by_its_square(program):
     A, b, c, cone_dict = program()
     x, y, s, _, DT = diffcp.solve_and_derivative(A, b, c, cone_dict)

@@ -12,7 +12,7 @@ SIZE, LIMITS, FEATURES, DECISIONS = 5, 3, 4, 24
 SETTINGS = {"solve_method": "Clarabel", "mode": "dense", "tol_gap_abs": 1e-11, "tol_gap_rel": 1e-11, "tol_feas": 1e-11}
 
 
-def train(steps: int = 20, rate: float = 0.5) -> list[float]:
+def train(steps: int = 20, rate: float = 3.0) -> list[float]:
     rng = np.random.default_rng(0)
     G, features = rng.normal(size=(LIMITS, SIZE)), rng.normal(size=(DECISIONS, FEATURES))
     A = sp.csc_matrix(np.vstack([G, np.zeros((1, SIZE)), -np.eye(SIZE)]))
