@@ -3,7 +3,7 @@
 The scripts under benchmarks/migration are programs of users of cvxpylayers, qpth and diffcp. Each is run as it is, and
 once more with its import line replaced and nothing else, each time in a process of its own; the time is that of
 `train()` after one step of it that is not counted, so construction of layers counts, and imports and first calls do
-not. The two alternate, and medians are compared.
+not. Processes with the package and with the faces alternate, and the medians of all trainings are compared.
 
     python benchmarks/migration.py --repeats 5
 """
@@ -30,15 +30,20 @@ IMPORTS = {
     "qpth": ("from qpth.qp import QPFunction", "from convexlayers.compat.qpth import QPFunction"),
     "diffcp": ("import diffcp", "from convexlayers.compat import diffcp"),
 }
+# Processes of each side.
+ROUNDS = 2
 TIMED = """
 import json, time, warnings
 warnings.simplefilter("ignore")
 namespace = {"__name__": "script"}
 exec(compile(%r, "script", "exec"), namespace)
 namespace["train"](1)
-start = time.perf_counter()
-losses = namespace["train"](%d)
-print(json.dumps({"seconds": time.perf_counter() - start, "losses": losses}))
+seconds = []
+for _ in range(%d):
+    start = time.perf_counter()
+    losses = namespace["train"](%d)
+    seconds.append(time.perf_counter() - start)
+print(json.dumps({"seconds": seconds, "losses": losses}))
 """
 
 
@@ -51,10 +56,10 @@ def source(package: str, on_face: bool) -> str:
     return text.replace(f"\n{before}\n", f"\n{after}\n") if on_face else text
 
 
-def run(package: str, on_face: bool, steps: int, threads: int) -> dict[str, Any]:
-    """Seconds and losses of one training, in a process of its own."""
+def run(package: str, on_face: bool, steps: int, repeats: int, threads: int) -> dict[str, Any]:
+    """Seconds of each of some trainings, and the losses of the last, in a process of its own."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads), "RAYON_NUM_THREADS": str(threads)}
-    command = [sys.executable, "-c", TIMED % (source(package, on_face), steps)]
+    command = [sys.executable, "-c", TIMED % (source(package, on_face), repeats, steps)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     if done.returncode != 0:
         raise RuntimeError(f"The script of {package} failed:\n{done.stderr}")
@@ -68,10 +73,9 @@ def difference(losses: list[float], others: list[float]) -> float:
 
 def compare(package: str, steps: int, repeats: int, threads: int) -> dict[str, Any]:
     """One row of `FIELDS`."""
-    pairs = [[run(package, on_face, steps, threads) for on_face in (False, True)] for _ in range(repeats)]
+    pairs = [[run(package, on_face, steps, repeats, threads) for on_face in (False, True)] for _ in range(ROUNDS)]
     theirs, ours = zip(*pairs, strict=True)
-    seconds = [statistics.median(result["seconds"] for result in results) for results in (theirs, ours)]
-    ratios = [before["seconds"] / after["seconds"] for before, after in pairs]
+    seconds = [statistics.median(time for result in side for time in result["seconds"]) for side in (theirs, ours)]
     return {
         "package": package,
         "steps": steps,
@@ -80,7 +84,7 @@ def compare(package: str, steps: int, repeats: int, threads: int) -> dict[str, A
         "largest_difference": difference(theirs[0]["losses"], ours[0]["losses"]),
         "package_s": seconds[0],
         "convexlayers_s": seconds[1],
-        "ratio": statistics.median(ratios),
+        "ratio": seconds[0] / seconds[1],
     }
 
 

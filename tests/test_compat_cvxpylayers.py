@@ -191,7 +191,7 @@ def test_arrays_are_taken_too():
 def test_the_faces_stand_in_for_the_packages():
     """As the page about migration has it; in a process of its own, since it changes what imports mean."""
     page = (Path(__file__).parent.parent / "docs" / "migration.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```text\n(import sys\n.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```text\n(from convexlayers.compat.shim.*?)```", page, re.DOTALL)
     code += "import cvxpylayers.torch\nfrom cvxpylayers.torch import CvxpyLayer\nfrom qpth.qp import QPFunction\n"
     code += "assert CvxpyLayer.__module__ == 'convexlayers.compat.cvxpylayers'\n"
     subprocess.run([sys.executable, "-c", code], check=True)

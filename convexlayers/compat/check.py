@@ -93,19 +93,23 @@ def _imports(tree: ast.AST) -> tuple[dict[str, str], list[Use]]:
     """Local names and what they stand for, and the imports themselves."""
     names, uses = {}, []
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.partition(".")[0] in FACES:
-                    names[alias.asname or alias.name.partition(".")[0]] = (
-                        alias.name if alias.asname else alias.name.partition(".")[0]
-                    )
-                    uses.append(_judge(node.lineno, alias.name))
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in FACES and node.level == 0:
-            for alias in node.names:
-                full = f"{node.module}.{alias.name}" if alias.name != "*" else str(node.module)
-                uses.append(_judge(node.lineno, full))
-                names |= _exported(full) if alias.name == "*" else {alias.asname or alias.name: full}
+        for full, bound in _imported(node):
+            if full.partition(".")[0] in FACES:
+                names |= bound
+                uses.append(_judge(getattr(node, "lineno", 0), full))
     return names, uses
+
+
+def _imported(node: ast.AST) -> Iterator[tuple[str, dict[str, str]]]:
+    """What a statement imports, and the names that it binds."""
+    if isinstance(node, ast.Import):
+        for alias in node.names:
+            package = alias.name.partition(".")[0]
+            yield alias.name, {alias.asname: alias.name} if alias.asname else {package: package}
+    elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
+        for alias in node.names:
+            full = node.module if alias.name == "*" else f"{node.module}.{alias.name}"
+            yield full, _exported(full) if alias.name == "*" else {alias.asname or alias.name: full}
 
 
 def _exported(module: str) -> dict[str, str]:
