@@ -176,7 +176,40 @@ def _entries(name: str, value: Any, pattern: Pattern) -> Vector:
 
 
 def _matrix(pattern: Pattern, values: Vector) -> sp.csc_matrix:
-    return sp.csc_matrix((values, (pattern.rows, pattern.cols)), shape=pattern.shape)
+    order, rows, starts = _columns_of(pattern)
+    return sp.csc_matrix((values[order], rows.copy(), starts.copy()), shape=pattern.shape)
+
+
+@lru_cache(maxsize=32)
+def _columns_of(pattern: Pattern) -> tuple[Vector, Vector, Vector]:
+    """Order of the entries by columns, their rows, and where each column starts."""
+    order = np.lexsort((pattern.rows, pattern.cols))
+    starts = np.searchsorted(pattern.cols[order], np.arange(pattern.shape[1] + 1))
+    return order, pattern.rows[order].astype(np.int32), starts.astype(np.int32)
+
+
+def _split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Vector]:
+    """Pattern and values of a sparse matrix."""
+    matrix = sp.csc_array(value)
+    if matrix.shape == shape and matrix.has_canonical_format and not np.iscomplexobj(matrix.data):
+        pattern, order = _layout(
+            shape, matrix.indptr.astype(np.int64).tobytes(), matrix.indices.astype(np.int64).tobytes()
+        )
+        return pattern, matrix.data[order].astype(float)
+    pattern, values = split(name, matrix, shape)
+    return pattern, values.numpy().astype(float)
+
+
+# The elements of a batch, and the calls of a loop, have few patterns.
+@lru_cache(maxsize=16)
+def _layout(shape: tuple[int, int], starts: bytes, rows: bytes) -> tuple[Pattern, Vector]:
+    """The pattern of a matrix by columns, and where its entries are found there."""
+    indices = np.frombuffer(rows, dtype=np.int64)
+    numbers = np.arange(len(indices), dtype=float)
+    pattern, order = split(
+        "A", sp.csc_array((numbers, indices, np.frombuffer(starts, dtype=np.int64)), shape=shape), shape
+    )
+    return pattern, order.numpy().astype(np.int64)
 
 
 def read_program(A: Any, b: Vector, c: Vector, cone_dict: Mapping[str, Any], P: Any = None) -> Program:
@@ -196,14 +229,14 @@ def read_program(A: Any, b: Vector, c: Vector, cone_dict: Mapping[str, Any], P: 
         raise wrong_shape("b", b.shape, f"({m},), as cone_dict says")
     if m == 0:
         raise ArgumentError("cone_dict has no rows, expected at least one.")
-    pattern, entries = split("A", sp.csc_array(A), (m, n))
+    pattern, entries = _split("A", A, (m, n))
     A_map, A_pattern = (None, pattern) if translation.is_identity else _multiplied(translation, pattern)
-    values = (c, entries.numpy().astype(float), b)
+    values = (c, entries, b)
     if P is None:
         return Program(translation, pattern, None, values, A_map, A_pattern, None, None)
-    P_own, P_entries = split("P", sp.csc_array(P), (n, n))
-    P_map, P_pattern = _symmetric(P_own, P_entries.numpy())
-    values = (P_entries.numpy().astype(float), *values)
+    P_own, P_entries = _split("P", P, (n, n))
+    P_map, P_pattern = _symmetric(P_own, P_entries)
+    values = (P_entries, *values)
     return Program(translation, pattern, P_own, values, A_map, A_pattern, P_map, P_pattern)
 
 
