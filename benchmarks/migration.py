@@ -88,6 +88,20 @@ def compare(package: str, steps: int, repeats: int, threads: int) -> dict[str, A
     }
 
 
+def make_table(path: Path = OUTPUT) -> str:
+    """The results as the table in docs/migration.md."""
+    lines = [
+        "| package | losses differ by at most | with it | with convexlayers | times as fast |",
+        "|---|---|---|---|---|",
+    ]
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            seconds, ours = (f"{1e3 * float(row[name]):.0f} ms" for name in ("package_s", "convexlayers_s"))
+            difference = f"{float(row['largest_difference']):.0e}".replace("e-0", "e-")
+            lines.append(f"| {row['package']} | {difference} | {seconds} | {ours} | {float(row['ratio']):.1f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--packages", nargs="+", default=list(IMPORTS), choices=list(IMPORTS))

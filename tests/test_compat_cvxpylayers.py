@@ -71,6 +71,8 @@ def test_geometric_programs():
         ({"eps": 1e-6}, 1e-6, None),
         ({"eps_abs": 1e-5, "eps_rel": 1e-7, "max_iters": 5000}, 1e-7, 5000),
         ({"tol_gap_abs": 1e-9, "max_iter": 50}, 1e-9, 50),
+        ({"tol": 1e-7}, 1e-7, None),
+        ({"ipm_settings": {"tol_feas": 1e-6, "tol_gap_abs": 1e-5}, "max_iter": 9}, 1e-6, 9),
         ({}, 1e-8, None),
     ],
 )

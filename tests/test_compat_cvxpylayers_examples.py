@@ -8,6 +8,8 @@ from torch.autograd import gradcheck
 
 import convexlayers as cl
 from convexlayers.compat.cvxpylayers import CvxpyLayer
+from convexlayers.compat.moreau import Moreau
+from convexlayers.testing import check_engine
 
 SYMMETRIC = ("symmetric", "PSD", "NSD")
 
@@ -424,6 +426,11 @@ def test_moreau_is_an_engine_where_it_is_installed():
     x, t = cp.Variable(1), cp.Parameter(1)
     with pytest.raises(cl.SolverError, match="DUAL_INFEASIBLE"):
         CvxpyLayer(cp.Problem(cp.Minimize(x), [x <= t]), [t], [x], solver="MOREAU")(torch.ones(1))
+
+
+def test_moreau_keeps_the_contract_of_engines():
+    pytest.importorskip("moreau")
+    check_engine(Moreau())
 
 
 def test_moreau_refuses_what_it_is_not_known_to_take():

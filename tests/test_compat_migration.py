@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-MIGRATION = runpy.run_path(str(Path(__file__).parents[1] / "benchmarks" / "migration.py"))
+ROOT = Path(__file__).parents[1]
+MIGRATION = runpy.run_path(str(ROOT / "benchmarks" / "migration.py"))
 PACKAGES = list(MIGRATION["IMPORTS"])
 STEPS = 8
 
@@ -46,3 +47,7 @@ def test_differences_are_relative():
     assert MIGRATION["difference"]([1.0, 2.0], [1.0, 4.0]) == 0.5
     with pytest.raises(ValueError, match=r"shorter|longer"):
         MIGRATION["difference"]([1.0], [])
+
+
+def test_the_table_of_the_page_is_that_of_the_results():
+    assert MIGRATION["make_table"]() in (ROOT / "docs" / "migration.md").read_text(encoding="utf-8")
