@@ -71,6 +71,8 @@ def test_geometric_programs():
         ({"eps": 1e-6}, 1e-6, None),
         ({"eps_abs": 1e-5, "eps_rel": 1e-7, "max_iters": 5000}, 1e-7, 5000),
         ({"tol_gap_abs": 1e-9, "max_iter": 50}, 1e-9, 50),
+        ({"tol": 1e-7}, 1e-7, None),
+        ({"ipm_settings": {"tol_feas": 1e-6, "tol_gap_abs": 1e-5}, "max_iter": 9}, 1e-6, 9),
         ({}, 1e-8, None),
     ],
 )
@@ -191,7 +193,7 @@ def test_arrays_are_taken_too():
 def test_the_faces_stand_in_for_the_packages():
     """As the page about migration has it; in a process of its own, since it changes what imports mean."""
     page = (Path(__file__).parent.parent / "docs" / "migration.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```text\n(import sys\n.*?)```", page, re.DOTALL)
+    (code,) = re.findall(r"```text\n(from convexlayers.compat.shim.*?)```", page, re.DOTALL)
     code += "import cvxpylayers.torch\nfrom cvxpylayers.torch import CvxpyLayer\nfrom qpth.qp import QPFunction\n"
     code += "assert CvxpyLayer.__module__ == 'convexlayers.compat.cvxpylayers'\n"
     subprocess.run([sys.executable, "-c", code], check=True)

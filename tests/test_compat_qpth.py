@@ -67,7 +67,7 @@ def test_derivatives():
 def test_a_shared_block_gets_the_sum_of_the_gradients():
     Q, _, *others = qp()
     p, Q = normal(7, 6, 4), Q.requires_grad_()
-    together = torch.autograd.grad(QPFunction()(Q, p, *others).sum(), Q)[0]
+    together = torch.autograd.grad(QPFunction(shared_gradients="sum")(Q, p, *others).sum(), Q)[0]
     alone = sum(torch.autograd.grad(QPFunction()(Q, row, *others).sum(), Q)[0] for row in p)
     torch.testing.assert_close(together, alone, rtol=1e-8, atol=1e-10)
 

@@ -9,6 +9,7 @@ stay what it is, y = T'z. Tangents follow the same maps, cotangents their transp
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from convexlayers.sparse import Pattern, pick, split
 
 KEYS = ("z", "f", "l", "q", "s", "ep", "ed", "p")
 UNSUPPORTED = {"bu": "box cones", "bl": "box cones", "bsize": "box cones", "cs": "complex PSD cones"}
+UNSUPPORTED["pnd"] = "power cones of several dimensions"
 # Up to which P is symmetric, relative to its largest entry.
 ASYMMETRY = 1e-9
 
@@ -33,35 +35,67 @@ class Translation:
 
     Attributes:
         cones: the library's.
-        T: s' = T s, (m, m). inverse: of T.
+        T: s' = T s, (m, m). inverse: of T. transpose, inverse_transpose: of these.
+        is_identity: whether T is, as without PSD and dual cones.
     """
 
     cones: Cones
     T: sp.csr_array
     inverse: sp.csr_array
+    transpose: sp.csr_array
+    inverse_transpose: sp.csr_array
+    is_identity: bool
+
+    def slack(self, s: Vector) -> Vector:
+        """The library's from the user's."""
+        return s if self.is_identity else self.T @ s
+
+    def dual(self, y: Vector) -> Vector:
+        """The library's from the user's."""
+        return y if self.is_identity else self.inverse_transpose @ y
+
+    def user_slack(self, s: Vector) -> Vector:
+        """The user's from the library's; on cotangents of duals it is the transpose of `dual`."""
+        return s if self.is_identity else self.inverse @ s
+
+    def user_dual(self, z: Vector) -> Vector:
+        """The user's from the library's; on cotangents of slacks it is the transpose of `slack`."""
+        return z if self.is_identity else self.transpose @ z
 
 
 def translate(cone_dict: Mapping[str, Any]) -> Translation:
     """Read SCS's cones.
 
     Raises:
-        UnsupportedProblemError: box or complex PSD cones.
+        UnsupportedProblemError: box, complex PSD or n-dimensional power cones.
         ArgumentError: a key is not known, or a size is none.
     """
-    for name in cone_dict:
-        if name in UNSUPPORTED:
+    for name, value in cone_dict.items():
+        # CVXPY names cones that a program does not have.
+        if name in UNSUPPORTED and np.size(value) > 0:
             raise UnsupportedProblemError(f"cone_dict: {UNSUPPORTED[name]} ({name!r}) are not supported.")
-        if name not in KEYS:
+        if name not in KEYS and name not in UNSUPPORTED:
             raise ArgumentError(f"cone_dict: unknown key {name!r}, expected some of {', '.join(map(repr, KEYS))}.")
-    exponents = np.atleast_1d(np.asarray(cone_dict.get("p", ()), dtype=float))
-    primal, dual = int(cone_dict.get("ep") or 0), int(cone_dict.get("ed") or 0)
+    exponents = np.atleast_1d(np.asarray(cone_dict.get("p", ()), dtype=float)).tolist()
+    exponential = int(cone_dict.get("ep") or 0), int(cone_dict.get("ed") or 0)
+    zero = (cone_dict.get("z") or 0) + (cone_dict.get("f") or 0)
+    sizes = _sizes(cone_dict.get("q")), _sizes(cone_dict.get("s"))
+    return _translation(zero, cone_dict.get("l") or 0, *sizes, *exponential, tuple(exponents))
+
+
+# The elements of a batch, and the calls of a loop, have the same cones.
+@lru_cache(maxsize=64)
+def _translation(
+    zero: int, nonnegative: int, second_order: tuple[int, ...], psd: tuple[int, ...], primal: int, dual: int,
+    exponents: tuple[float, ...],
+) -> Translation:  # fmt: skip
     cones = Cones(
-        zero=(cone_dict.get("z") or 0) + (cone_dict.get("f") or 0),
-        nonnegative=cone_dict.get("l") or 0,
-        second_order=_sizes(cone_dict.get("q")),
-        psd=_sizes(cone_dict.get("s")),
+        zero=zero,
+        nonnegative=nonnegative,
+        second_order=second_order,
+        psd=psd,
         exponential=primal + dual,
-        power=tuple(np.abs(exponents).tolist()),
+        power=tuple(abs(a) for a in exponents),
     )
     order, rows = row_order(cones), cones.rows
     first = rows - 3 * (dual + len(exponents))
@@ -71,7 +105,9 @@ def translate(cone_dict: Mapping[str, Any]) -> Translation:
     blocks += [sp.diags_array([1 / -a, 1 / (1 + a), 1.0] if a < 0 else [1.0, 1.0, 1.0]) for a in exponents]
     T = sp.csr_array(sp.block_diag(blocks))
     inverses = [blocks[0].T, *[sp.csr_array(np.linalg.inv(block.toarray())) for block in blocks[1:]]]
-    return Translation(cones, T, sp.csr_array(sp.block_diag(inverses)))
+    inverse = sp.csr_array(sp.block_diag(inverses))
+    is_identity = abs(T - sp.eye_array(rows)).nnz == 0
+    return Translation(cones, T, inverse, sp.csr_array(T.T), sp.csr_array(inverse.T), is_identity)
 
 
 def _sizes(value: Any) -> tuple[int, ...]:
@@ -87,7 +123,8 @@ class Program:
         translation: of its cones.
         A: the user's pattern, and P: his, None without a quadratic part.
         values: the entries of P, c, the entries of A, b; no P where there is none.
-        A_map: from entries of A to those of T A. P_map: from entries of P to those of both triangles.
+        A_map: from entries of A to those of T A, None for the identity. P_map: from entries of P to those of both
+            triangles.
         A_pattern, P_pattern: of T A, and of both triangles.
     """
 
@@ -95,7 +132,7 @@ class Program:
     A: Pattern
     P: Pattern | None
     values: tuple[Vector, ...]
-    A_map: sp.csr_array
+    A_map: sp.csr_array | None
     A_pattern: Pattern
     P_map: sp.csr_array | None
     P_pattern: Pattern | None
@@ -103,7 +140,7 @@ class Program:
     @property
     def maps(self) -> list[sp.csr_array | None]:
         """From the user's values to theta, block by block; None for the identity."""
-        blocks = [None, self.A_map, self.translation.T]
+        blocks = [None, self.A_map, None if self.translation.is_identity else self.translation.T]
         return [self.P_map, *blocks] if self.P is not None else blocks
 
     @property
@@ -139,7 +176,40 @@ def _entries(name: str, value: Any, pattern: Pattern) -> Vector:
 
 
 def _matrix(pattern: Pattern, values: Vector) -> sp.csc_matrix:
-    return sp.csc_matrix((values, (pattern.rows, pattern.cols)), shape=pattern.shape)
+    order, rows, starts = _columns_of(pattern)
+    return sp.csc_matrix((values[order], rows.copy(), starts.copy()), shape=pattern.shape)
+
+
+@lru_cache(maxsize=32)
+def _columns_of(pattern: Pattern) -> tuple[Vector, Vector, Vector]:
+    """Order of the entries by columns, their rows, and where each column starts."""
+    order = np.lexsort((pattern.rows, pattern.cols))
+    starts = np.searchsorted(pattern.cols[order], np.arange(pattern.shape[1] + 1))
+    return order, pattern.rows[order].astype(np.int32), starts.astype(np.int32)
+
+
+def _split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Vector]:
+    """Pattern and values of a sparse matrix."""
+    matrix = sp.csc_array(value)
+    if matrix.shape == shape and matrix.has_canonical_format and not np.iscomplexobj(matrix.data):
+        pattern, order = _layout(
+            shape, matrix.indptr.astype(np.int64).tobytes(), matrix.indices.astype(np.int64).tobytes()
+        )
+        return pattern, matrix.data[order].astype(float)
+    pattern, values = split(name, matrix, shape)
+    return pattern, values.numpy().astype(float)
+
+
+# The elements of a batch, and the calls of a loop, have few patterns.
+@lru_cache(maxsize=16)
+def _layout(shape: tuple[int, int], starts: bytes, rows: bytes) -> tuple[Pattern, Vector]:
+    """The pattern of a matrix by columns, and where its entries are found there."""
+    indices = np.frombuffer(rows, dtype=np.int64)
+    numbers = np.arange(len(indices), dtype=float)
+    pattern, order = split(
+        "A", sp.csc_array((numbers, indices, np.frombuffer(starts, dtype=np.int64)), shape=shape), shape
+    )
+    return pattern, order.numpy().astype(np.int64)
 
 
 def read_program(A: Any, b: Vector, c: Vector, cone_dict: Mapping[str, Any], P: Any = None) -> Program:
@@ -159,14 +229,14 @@ def read_program(A: Any, b: Vector, c: Vector, cone_dict: Mapping[str, Any], P: 
         raise wrong_shape("b", b.shape, f"({m},), as cone_dict says")
     if m == 0:
         raise ArgumentError("cone_dict has no rows, expected at least one.")
-    pattern, entries = split("A", sp.csc_array(A), (m, n))
-    A_map, A_pattern = _multiplied(translation.T, pattern)
-    values = (c, entries.numpy().astype(float), b)
+    pattern, entries = _split("A", A, (m, n))
+    A_map, A_pattern = (None, pattern) if translation.is_identity else _multiplied(translation, pattern)
+    values = (c, entries, b)
     if P is None:
         return Program(translation, pattern, None, values, A_map, A_pattern, None, None)
-    P_own, P_entries = split("P", sp.csc_array(P), (n, n))
-    P_map, P_pattern = _symmetric(P_own, P_entries.numpy())
-    values = (P_entries.numpy().astype(float), *values)
+    P_own, P_entries = _split("P", P, (n, n))
+    P_map, P_pattern = _symmetric(P_own, P_entries)
+    values = (P_entries, *values)
     return Program(translation, pattern, P_own, values, A_map, A_pattern, P_map, P_pattern)
 
 
@@ -177,9 +247,10 @@ def _collected(shape: tuple[int, int], rows: Vector, cols: Vector, source: Vecto
     return M, Pattern(shape, keys // max(shape[1], 1), keys % max(shape[1], 1))
 
 
-def _multiplied(T: sp.csr_array, A: Pattern) -> tuple[sp.csr_array, Pattern]:
+@lru_cache(maxsize=16)
+def _multiplied(translation: Translation, A: Pattern) -> tuple[sp.csr_array, Pattern]:
     """From entries of A to entries of T A."""
-    by_column = sp.csc_array(T)
+    by_column = sp.csc_array(translation.T)
     counts = np.diff(by_column.indptr)[A.rows]
     source = np.repeat(np.arange(len(A.rows)), counts)
     within = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)

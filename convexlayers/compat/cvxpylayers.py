@@ -4,9 +4,9 @@ Replace `from cvxpylayers.torch import CvxpyLayer` by `from convexlayers.compat.
 
 What differs: the default accuracy is 1e-8 and not about 1e-4; parameters are checked against their attributes; any
 number of batch dimensions, which broadcast; `warm_start=True` works with every solver, and only a layer that was called
-with it remembers a solution. What that package keeps to itself (`layer.ctx`'s matrices, its buffers) is not there:
-`layer.layer` is the `ConvexLayer`, `layer.layer.program` the compiled problem. A `state_dict` of that package holds
-nothing learned, and is not loaded.
+with it remembers a solution; a solver that stops early is an error and not a warning. What that package keeps to itself
+(`layer.ctx`'s matrices, its buffers) is not there: `layer.layer` is the `ConvexLayer`, `layer.layer.program` the
+compiled problem. A `state_dict` of that package holds nothing learned, and is not loaded.
 """
 
 import sys
@@ -18,17 +18,20 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import to_batch
+from convexlayers.compat import moreau
 from convexlayers.compat.settings import read_settings
 from convexlayers.engines import Engine, make_engine
-from convexlayers.errors import SolverError
+from convexlayers.engines.scs import cone_dict
+from convexlayers.errors import ArgumentError, SolverError
 from convexlayers.layer import ConvexLayer, LayerSolution
+from convexlayers.program import ParametrizedConeProgram
 
 if TYPE_CHECKING:
     import cvxpy as cp
 
 __all__ = ["CvxpyLayer"]
 
-# That package's names, in capitals; other names are this library's.
+# That package's names, in capitals; other names are this library's. "MOREAU" is moreau where that is installed.
 SOLVERS = {
     None: "auto",
     "DIFFCP": "auto",
@@ -40,6 +43,14 @@ SOLVERS = {
 }
 # Layers with settings of one call that are kept for the next one.
 REMEMBERED = 8
+# What that package's layers, of version 1 and 0.1, have besides, and where its like is here.
+PROGRAM = "the compiled problem is layer.layer.program"
+ELSEWHERE = {
+    **dict.fromkeys(["P", "q", "A", "_P_scipy", "_q_scipy", "_A_scipy", "compiler", "cone_dims", "param_ids"], PROGRAM),
+    **dict.fromkeys(["cp_problem", "params", "param_order", "variables", "var_dict", "gp", "dgp2dcp"], "see layer.ctx"),
+    "info": "layer.layer.solve(...) returns status, iterations and residuals of every element",
+    "_warm_start_cache": "layer.layer.solve(..., warm_start=solution) begins at an earlier solution",
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +60,7 @@ class LayersContext:
     Attributes:
         problem, parameters, variables, gp: as the layer was given them.
         solver: name of the engine.
+        program: the compiled problem.
     """
 
     problem: "cp.Problem"
@@ -56,6 +68,22 @@ class LayersContext:
     variables: Sequence["cp.Variable"]
     gp: bool
     solver: str
+    program: ParametrizedConeProgram
+
+    @property
+    def cone_dims(self) -> dict[str, Any]:
+        """Sizes of the compiled problem's cones, under SCS's keys."""
+        return cone_dict(self.program.structure.cones)
+
+    def validate_params(self, values: Sequence[Tensor]) -> tuple[int, ...]:
+        """The batch shape of these values.
+
+        Raises:
+            ArgumentError: a ValueError that names the parameter, what came and what was expected.
+        """
+        if len(values) != len(self.parameters):
+            raise ArgumentError(f"{len(values)} values given, expected {len(self.parameters)}.")
+        return tuple(to_batch(self.program.parameters, values)[1].shape)
 
     def __getattr__(self, name: str) -> NoReturn:
         hint = "" if name.startswith("__") else "; see layer.layer.program for the compiled problem"
@@ -73,8 +101,9 @@ class CvxpyLayer(torch.nn.Module):
         problem: a DPP cvxpy.Problem, or DGP with gp=True.
         parameters: all its parameters, in the order of the call's arguments.
         variables: what to return: variables of the problem or `constraint.dual_variables[k]`.
-        solver: None, "DIFFCP", "MOREAU", "CUCLARABEL" and "MPAX" are engine "auto", whatever is installed; "CLARABEL"
-            and "SCS" the engines of that name; names in small letters and engine objects are those of `ConvexLayer`.
+        solver: None, "DIFFCP", "CUCLARABEL" and "MPAX" are engine "auto", whatever is installed; "CLARABEL" and "SCS"
+            the engines of that name; "MOREAU" is moreau where it is installed, "auto" elsewhere; names in small letters
+            and engine objects are those of `ConvexLayer`.
         gp: whether the problem is a geometric program.
         verbose, canon_backend: accepted, without effect.
         solver_args: settings of a solver: accuracies are the tolerance (the smallest counts), limits of iterations are
@@ -107,11 +136,13 @@ class CvxpyLayer(torch.nn.Module):
         super().__init__()
         settings = read_settings(solver_args or {})
         settings.warn()
-        name = SOLVERS.get(solver, solver) if solver is None or isinstance(solver, str) else solver
-        assert name is not None
-        engine = settings.apply(make_engine(name))
+        engine = settings.apply(_engine(solver))
+        for name, given in (("parameters", parameters), ("variables", variables)):
+            if not isinstance(given, list | tuple):
+                raise ArgumentError(f"{name} is a {type(given).__name__}, expected a list or a tuple.")
         self.layer = ConvexLayer(problem, parameters, variables, solver=engine, gp=gp)
-        self.ctx = LayersContext(problem, tuple(parameters), tuple(variables), gp, engine.name)
+        program = self.layer.program
+        self.ctx = LayersContext(problem, tuple(parameters), tuple(variables), gp, engine.name, program)
         # Replaced as a whole, so that threads that call one layer do not meet.
         self._others: dict[Any, ConvexLayer] = {}
         self._previous: LayerSolution | None = None
@@ -169,9 +200,28 @@ class CvxpyLayer(torch.nn.Module):
         self._previous = replace(solution, objective=solution.objective.detach(), values=(), variables=(), duals=())
         return solution.values
 
+    def __getattr__(self, name: str) -> Any:
+        if name in ELSEWHERE:
+            raise AttributeError(f"CvxpyLayer.{name} belongs to cvxpylayers and is not kept here; {ELSEWHERE[name]}.")
+        return super().__getattr__(name)
+
     def __getstate__(self) -> dict[str, Any]:
         # What is remembered of calls is no part of the layer.
         return {**self.__dict__, "_others": {}, "_previous": None}
+
+
+def _engine(solver: str | Engine | None) -> Engine:
+    """The engine behind that package's choice of a solver."""
+    if isinstance(solver, Engine):
+        return solver
+    if solver is not None and not isinstance(solver, str):
+        raise ArgumentError(
+            f"solver is a {type(solver).__name__}: solvers written for cvxpylayers' interface are not called here. "
+            "Write an Engine instead, see docs/extending.md."
+        )
+    if solver == "MOREAU" and moreau.is_installed():
+        return moreau.Moreau()
+    return make_engine(SOLVERS.get(solver) or str(solver))
 
 
 def _common_error(theirs: Any) -> type[SolverError]:

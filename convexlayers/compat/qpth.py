@@ -3,12 +3,15 @@
 Replace `from qpth.qp import QPFunction, QPSolvers` by `from convexlayers.compat.qpth import QPFunction, QPSolvers`.
 
 What differs: a block that the batch shares gets the sum of its elements' gradients, as everywhere in torch, where qpth
-returns their mean. An element without a solution is a `SolverError`, where qpth prints a warning and returns the last
-iterate. Problems without constraints are solved too. `eps` above the library's tolerance loosens it; `notImprovedLim`,
-`maxIter` and `verbose` steer qpth's iteration, which is not used here.
+returns their mean; a warning says so, and `shared_gradients="mean"` is qpth's way. An element without a solution is a
+`SolverError`, where qpth prints a warning and returns the last iterate. Problems without constraints are solved too.
+`eps` above the library's tolerance loosens it; `notImprovedLim`, `maxIter` and `verbose` steer qpth's iteration, which
+is not used here. The multipliers and slacks, which qpth keeps to itself, come from `solve_with_duals`.
 """
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import torch
@@ -16,9 +19,9 @@ from torch import Tensor
 
 from convexlayers.engines import Engine, make_engine
 from convexlayers.errors import ArgumentError, wrong_shape
-from convexlayers.functional import solve_qp
+from convexlayers.functional import ProgramSolution, solve_qp
 
-__all__ = ["NotPositiveDefiniteError", "QPFunction", "QPSolvers", "SpQPFunction"]
+__all__ = ["NotPositiveDefiniteError", "QPFunction", "QPSolvers", "SpQPFunction", "solve_with_duals"]
 
 NAMES: tuple[str, ...] = ("Q", "p", "G", "h", "A", "b")
 # Dimensions of a value with the batch in front.
@@ -49,6 +52,7 @@ def QPFunction(
     maxIter: int = 20,  # noqa: ARG001
     solver: QPSolvers = QPSolvers.PDIPM_BATCHED,
     check_Q_spd: bool = True,
+    shared_gradients: str | None = None,
 ) -> Solve:
     """A function that solves a batch of QPs: minimize 1/2 z'Qz + p'z subject to Gz <= h, Az = b.
 
@@ -57,6 +61,8 @@ def QPFunction(
         verbose, notImprovedLim, maxIter: accepted; see the module.
         solver: see `QPSolvers`.
         check_Q_spd: check that Q is positive definite. Without it semidefinite ones are solved.
+        shared_gradients: of blocks without a batch dimension where others have one: "sum", the derivative, or "mean",
+            what qpth returns. None is "sum" with a warning where it matters.
 
     Returns:
         a function of Q (*batch, nz, nz), p (*batch, nz), G (*batch, nineq, nz), h (*batch, nineq), A (*batch, neq, nz),
@@ -70,30 +76,95 @@ def QPFunction(
         >>> [[abs(round(entry, 6)) for entry in row] for row in zhat.tolist()]
         [[1.0, 0.0]]
     """
-    if solver not in ENGINES:
-        raise ArgumentError(f"solver is {solver!r}, expected a member of QPSolvers.")
-    engine = make_engine(ENGINES[solver], tolerance=max(eps, TOLERANCE))
+    settings = Settings(_engine(eps, solver), check_Q_spd, shared_gradients)
 
     def solve(Q: Tensor, p: Tensor, G: Tensor, h: Tensor, A: Tensor, b: Tensor) -> Tensor:
-        return _solve(engine, check_Q_spd, (Q, p, G, h, A, b))
+        x = _solve(settings, (Q, p, G, h, A, b)).x
+        return x if x.ndim == 2 else x.unsqueeze(0)
 
     return solve
 
 
-def _solve(engine: Engine, check_Q_spd: bool, values: Sequence[Tensor]) -> Tensor:
+def solve_with_duals(
+    Q: Tensor, p: Tensor, G: Tensor, h: Tensor, A: Tensor, b: Tensor,
+    eps: float = 1e-12, solver: QPSolvers = QPSolvers.PDIPM_BATCHED, check_Q_spd: bool = True,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The solution and what qpth's own solver returns besides, all of them differentiable.
+
+    Args:
+        Q, p, G, h, A, b, eps, solver, check_Q_spd: see `QPFunction`.
+
+    Returns:
+        zhat (nBatch, nz), nu (nBatch, neq) with Qz + p + G'lam + A'nu = 0, lam >= 0 (nBatch, nineq) and the slacks
+        h - Gz (nBatch, nineq).
+
+    Examples:
+        >>> import torch
+        >>> e = torch.empty(0)
+        >>> zhat, nu, lam, slack = solve_with_duals(torch.eye(1), torch.ones(1), -torch.eye(1), torch.zeros(1), e, e)
+        >>> round(float(lam), 6), nu.shape
+        (1.0, torch.Size([1, 0]))
+    """
+    found = _solve(Settings(_engine(eps, solver), check_Q_spd, "sum"), (Q, p, G, h, A, b))
+    none = found.x[..., :0]
+    lam, nu = found.duals.get("G", none), found.duals.get("A", none)
+    slack = h - (G @ found.x.unsqueeze(-1)).squeeze(-1) if lam.numel() else none
+    zhat, nu, lam, slack = (part if part.ndim == 2 else part.unsqueeze(0) for part in (found.x, nu, lam, slack))
+    return zhat, nu, lam, slack
+
+
+def _engine(eps: float, solver: QPSolvers) -> Engine:
+    if solver not in ENGINES:
+        raise ArgumentError(f"solver is {solver!r}, expected a member of QPSolvers.")
+    return make_engine(ENGINES[solver], tolerance=max(eps, TOLERANCE))
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a `QPFunction` was told."""
+
+    engine: Engine
+    check_Q_spd: bool
+    shared_gradients: str | None
+
+    def __post_init__(self) -> None:
+        if self.shared_gradients not in (None, "sum", "mean"):
+            raise ArgumentError(f"shared_gradients is {self.shared_gradients!r}, expected 'sum', 'mean' or None.")
+
+
+def _solve(settings: Settings, values: Sequence[Tensor]) -> ProgramSolution:
     given = dict(zip(NAMES, values, strict=True))
     present = {name: value for name, value in given.items() if value.numel() > 0}
-    _check_shapes(present)
-    if check_Q_spd:
+    batch = _check_shapes(present)
+    if settings.check_Q_spd:
         _check_definite(given["Q"])
-    left, right = present.get("G"), present.get("A")
+    if batch is not None and settings.shared_gradients != "sum":
+        given |= _shared(present, batch, settings.shared_gradients)
+    left, right = (given[name] if name in present else None for name in ("G", "A"))
     h, b = (given["h"] if left is not None else None), (given["b"] if right is not None else None)
-    x = solve_qp(given["Q"], given["p"], left, h, right, b, solver=engine, validate=check_Q_spd).x
-    return x if x.ndim == 2 else x.unsqueeze(0)
+    return solve_qp(given["Q"], given["p"], left, h, right, b, solver=settings.engine, validate=settings.check_Q_spd)
 
 
-def _check_shapes(present: dict[str, Tensor]) -> None:
-    """Dimensions by qpth's names.
+def _shared(present: dict[str, Tensor], batch: int, gradients: str | None) -> dict[str, Tensor]:
+    """The blocks that the batch shares and that are learned, so that their gradient is the mean, or a warning."""
+    learned = {
+        name: value
+        for name, value in present.items()
+        if value.ndim < BATCHED[name] and value.requires_grad and batch > 1
+    }
+    if gradients == "mean":
+        return {name: value / batch + (value - value / batch).detach() for name, value in learned.items()}
+    if learned:
+        warnings.warn(
+            f"The gradients of {', '.join(learned)}, which the {batch} elements share, are sums over the elements; "
+            'qpth returns their mean. shared_gradients="mean" trains as with qpth, "sum" is silent.',
+            stacklevel=4,
+        )
+    return {}
+
+
+def _check_shapes(present: dict[str, Tensor]) -> int | None:
+    """Dimensions by qpth's names; the size of the batch, None where nothing has one.
 
     Raises:
         ArgumentError: a block is missing, or does not have the dimensions it should.
@@ -116,6 +187,7 @@ def _check_shapes(present: dict[str, Tensor]) -> None:
             batches[name] = len(value)
     if len(set(batches.values())) > 1:
         raise ArgumentError(f"The batch sizes differ: {', '.join(f'{name} {size}' for name, size in batches.items())}.")
+    return next(iter(batches.values()), None)
 
 
 def _height(present: dict[str, Tensor], name: str) -> int:

@@ -16,10 +16,13 @@ from convexlayers.errors import ArgumentError
 
 # SCS, Clarabel, ECOS, moreau.
 ACCURACIES = frozenset(
-    ["eps", "eps_abs", "eps_rel", "tol_gap_abs", "tol_gap_rel", "tol_feas", "abstol", "reltol", "feastol", "tolerance"]
+    ["eps", "eps_abs", "eps_rel", "tol_gap_abs", "tol_gap_rel", "tol_feas", "abstol", "reltol", "feastol"]
+    + ["tol", "tolerance"]
 )
 LIMITS = frozenset(["max_iters", "max_iter", "max_iterations"])
 EXACT_MODES = frozenset(["lsqr", "lsmr", "dense"])
+# What has an effect, or asks for what happens anyway.
+HEEDED = ACCURACIES | LIMITS | {"mode", "derivative_kwargs", "ipm_settings"}
 # Along the cotangent is "right" there and "lower" here.
 SIDES = {"lpgd": "average", "lpgd_right": "lower", "lpgd_left": "upper"}
 
@@ -64,6 +67,10 @@ def read_settings(given: Mapping[str, Any]) -> Settings:
     Raises:
         ArgumentError: an accuracy or a limit is no number of its kind, or a mode is not known.
     """
+    # moreau's are one level deeper.
+    nested = given.get("ipm_settings")
+    if isinstance(nested, Mapping):
+        given = {**nested, **{name: value for name, value in given.items() if name != "ipm_settings"}}
     accuracies = [_accuracy(name, given[name]) for name in sorted(ACCURACIES & given.keys())]
     limits = [_limit(name, given[name]) for name in sorted(LIMITS & given.keys())]
     known = ACCURACIES | LIMITS | {"mode"}

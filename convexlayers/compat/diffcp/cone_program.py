@@ -1,10 +1,9 @@
-"""The face of `diffcp`: cone programs and their derivatives, numpy and scipy in and out, solved by this library.
+"""The face of `diffcp.cone_program`: cone programs and their derivatives, numpy and scipy in and out.
 
     minimize    1/2 x'Px + c'x            dual:  y in K*,  Px + A'y + c = 0
     subject to  Ax + s = b,  s in K
 
-with rows and cones as SCS has them (`convexlayers.compat.conic`). Replace `import diffcp` by
-`from convexlayers.compat import diffcp`.
+with rows and cones as SCS has them (`convexlayers.compat.conic`).
 
 What differs: P is taken in every mode, with its derivative (`return_dP=True`). "lsqr", "lsmr" and "dense" are the one
 exact derivative. The modes of LPGD are `Perturbed`, whose tau and rho are relative to the problem's numbers.
@@ -14,6 +13,7 @@ written to.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -23,20 +23,16 @@ from torch import Tensor
 from convexlayers.assembly import cone_program
 from convexlayers.compat.conic import Program, Vector, read_program
 from convexlayers.compat.settings import EXACT_MODES, Settings, read_mode, read_settings
+from convexlayers.cones import Cones
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines import make_engine
 from convexlayers.engines.base import Plan
 from convexlayers.errors import ArgumentError, SolverError
 from convexlayers.solution import Solution
+from convexlayers.sparse import Pattern
 from convexlayers.status import raise_for_status
 
 __all__ = [
-    "EXP",
-    "EXP_DUAL",
-    "POS",
-    "PSD",
-    "SOC",
-    "ZERO",
     "SolverError",
     "solve_and_derivative",
     "solve_and_derivative_batch",
@@ -44,7 +40,6 @@ __all__ = [
     "solve_only_batch",
 ]
 
-ZERO, POS, SOC, PSD, EXP, EXP_DUAL = "z", "l", "q", "s", "ep", "ed"
 METHODS = ("SCS", "ECOS", "CLARABEL")
 
 Point = tuple[Vector, Vector, Vector]
@@ -71,14 +66,14 @@ class Solved:
         x, z, s = (part[i].numpy().copy() for part in (solution.x, solution.z, solution.s))
         if not bool(solution.solved[i]):
             x, z, s = (np.full_like(part, np.nan) for part in (x, z, s))
-        return x, translation.T.T @ z, translation.inverse @ s
+        return x, translation.user_dual(z), translation.user_slack(s)
 
     def tangents(self, rows: Sequence[Sequence[Vector]], plan: Plan) -> list[Point]:
         """dx, dy, ds of every element from tangents of its theta."""
         dtheta = [torch.as_tensor(np.stack(parts)) for parts in zip(*rows, strict=True)]
         found = plan.tangent(self.theta, self.solution, dtheta)
         return [
-            (dx.numpy(), program.translation.T.T @ dz.numpy(), program.translation.inverse @ ds.numpy())
+            (dx.numpy(), program.translation.user_dual(dz.numpy()), program.translation.user_slack(ds.numpy()))
             for program, dx, dz, ds in zip(self.programs, found.dx, found.dz, found.ds, strict=True)
         ]
 
@@ -87,7 +82,8 @@ class Solved:
         parts: list[list[Vector]] = [[], [], []]
         for program, (dx, dy, ds) in zip(self.programs, rows, strict=True):
             translation = program.translation
-            mapped = (np.asarray(dx, dtype=float), translation.inverse.T @ ds, translation.T @ dy)
+            dx, dy, ds = (np.asarray(part, dtype=float) for part in (dx, dy, ds))
+            mapped = (dx, translation.dual(ds), translation.slack(dy))
             for part, value in zip(parts, mapped, strict=True):
                 part.append(value)
         x, s, z = (torch.as_tensor(np.stack(part)) for part in parts)
@@ -105,14 +101,17 @@ def solve_programs(programs: Sequence[Program], starts: Sequence[Point | None], 
         settings: of the solver.
     """
     first = programs[0]
-    structure = cone_program(
-        len(first.values[-3]), first.P is not None, first.translation.cones, first.P_pattern, first.A_pattern
-    )
-    plan = settings.apply(make_engine()).setup(structure)
+    plan = _plan(settings, len(first.values[-3]), first.translation.cones, first.P_pattern, first.A_pattern)
     rows = [program.theta(program.values) for program in programs]
     theta = [torch.as_tensor(np.stack(parts)) for parts in zip(*rows, strict=True)]
     start = _start(programs, starts)
     return Solved(programs, plan, theta, plan.answer(theta) if start is None else plan.answer(theta, start))
+
+
+# Loops solve programs of one structure again and again.
+@lru_cache(maxsize=16)
+def _plan(settings: Settings, n: int, cones: Cones, P: Pattern | None, A: Pattern) -> Plan:
+    return settings.apply(make_engine()).setup(cone_program(n, P is not None, cones, P, A))
 
 
 def _start(programs: Sequence[Program], starts: Sequence[Point | None]) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -126,7 +125,7 @@ def _start(programs: Sequence[Program], starts: Sequence[Point | None]) -> tuple
             points.append(tuple(np.full(size, np.nan) for size in (len(program.values[-3]), rows, rows)))
             continue
         x, y, s = (np.asarray(part, dtype=float) for part in start)
-        points.append((x, translation.T @ s, translation.inverse.T @ y))
+        points.append((x, translation.slack(s), translation.dual(y)))
     x, s, z = (torch.as_tensor(np.stack(part)) for part in zip(*points, strict=True))
     return x, s, z
 
@@ -200,16 +199,31 @@ class Batch:
             found |= dict(zip(where, work(group, where), strict=True))
         return [found[i] for i in range(len(found))]
 
+    def maps(self) -> tuple[Callable[..., tuple[Any, ...]], Callable[..., tuple[Any, ...]]]:
+        """D and DT of a batch of one element."""
+
+        def derivative(dA: Any, db: Vector, dc: Vector, dP: Any = None, **options: Any) -> tuple[Vector, ...]:
+            """dx, dy, ds."""
+            return tuple(part[0] for part in self.derivative([dA], [db], [dc], [dP], **options))
+
+        def adjoint_derivative(
+            dx: Vector, dy: Vector, ds: Vector, return_dP: bool = False, **options: Any
+        ) -> tuple[Any, ...]:
+            """dA, db, dc, and dP if asked for."""
+            return tuple(part[0] for part in self.adjoint([dx], [dy], [ds], return_dP, **options))
+
+        return derivative, adjoint_derivative
+
 
 def _columns(rows: Sequence[Sequence[Any]]) -> tuple[list[Any], ...]:
     return tuple(list(column) for column in zip(*rows, strict=True))
 
 
-def _solve(
+def solve_batch(
     As: Sequence[Any], bs: Sequence[Vector], cs: Sequence[Vector], cone_dicts: Sequence[Mapping[str, Any]],
     Ps: Sequence[Any] | None, warm_starts: Sequence[Point | None] | None, mode: str, given: Mapping[str, Any],
 ) -> Batch:  # fmt: skip
-    """Solve a batch of programs.
+    """Solve a batch of programs; arguments as in `solve_and_derivative_batch`, `given` holding the keyword arguments.
 
     Raises:
         ArgumentError: an argument is wrong; lists of different lengths too.
@@ -261,7 +275,7 @@ def solve_and_derivative_batch(
     Raises:
         ArgumentError, SolverError: as in `solve_and_derivative`.
     """
-    batch = _solve(As, bs, cs, cone_dicts, Ps, warm_starts, mode, kwargs)
+    batch = solve_batch(As, bs, cs, cone_dicts, Ps, warm_starts, mode, kwargs)
     xs, ys, ss = _columns(batch.points()) if len(As) else ([], [], [])
     return xs, ys, ss, batch.derivative, batch.adjoint
 
@@ -300,19 +314,8 @@ def solve_and_derivative(
         [1.0, 0.0]
     """
     options = {"solve_method": solve_method, **kwargs}
-    batch = _solve([A], [b], [c], [cone_dict], [P], [warm_start], mode, options)
-
-    def derivative(dA: Any, db: Vector, dc: Vector, dP: Any = None, **options: Any) -> tuple[Vector, ...]:
-        """dx, dy, ds."""
-        return tuple(part[0] for part in batch.derivative([dA], [db], [dc], [dP], **options))
-
-    def adjoint_derivative(
-        dx: Vector, dy: Vector, ds: Vector, return_dP: bool = False, **options: Any
-    ) -> tuple[Any, ...]:
-        """dA, db, dc, and dP if asked for."""
-        return tuple(part[0] for part in batch.adjoint([dx], [dy], [ds], return_dP, **options))
-
-    return *batch.points()[0], derivative, adjoint_derivative
+    batch = solve_batch([A], [b], [c], [cone_dict], [P], [warm_start], mode, options)
+    return *batch.points()[0], *batch.maps()
 
 
 def solve_only_batch(
@@ -321,7 +324,7 @@ def solve_only_batch(
     **kwargs: Any,
 ) -> tuple[list[Vector], list[Vector], list[Vector]]:  # fmt: skip
     """xs, ys, ss. Arguments as in `solve_and_derivative_batch`."""
-    batch = _solve(As, bs, cs, cone_dicts, Ps, warm_starts, "lsqr", kwargs)
+    batch = solve_batch(As, bs, cs, cone_dicts, Ps, warm_starts, "lsqr", kwargs)
     xs, ys, ss = _columns(batch.points()) if len(As) else ([], [], [])
     return xs, ys, ss
 
@@ -332,4 +335,4 @@ def solve_only(
 ) -> Point:  # fmt: skip
     """x, y, s. Arguments as in `solve_and_derivative`."""
     options = {"solve_method": solve_method, **kwargs}
-    return _solve([A], [b], [c], [cone_dict], [P], [warm_start], "lsqr", options).points()[0]
+    return solve_batch([A], [b], [c], [cone_dict], [P], [warm_start], "lsqr", options).points()[0]
