@@ -66,7 +66,8 @@ class Scaling:
 
 def find_scaling(program: ConeProgram) -> Scaling:
     """Units for every element; 1 for what an element does not have."""
-    P, q, A, b = (_typical(part) for part in (program.P_values, program.q, program.A_values, program.b))
+    P, q, A = (_typical(part, ROUNDING) for part in (program.P_values, program.q, program.A_values))
+    b = _typical(program.b)
     from_objective = torch.where((P > 0) & (q > 0), q / torch.where(P > 0, P, torch.ones_like(P)), torch.ones_like(q))
     size_A = torch.where(A > 0, A, torch.ones_like(A))
     natural = size_A * from_objective
@@ -84,18 +85,22 @@ def find_scaling(program: ConeProgram) -> Scaling:
 RIGHT_SIDE_NOISE = 2.0**-20
 # Numbers below this are zero for the choice of units: 1e-300 beside 1 is not what half of the numbers are like.
 SMALLEST_NUMBER = 2.0**-200
+# So are numbers of P, q and A this much below both 1 and the largest of their kind: what rounding leaves where a zero
+# was meant. (Of b a single huge bound would make the others that.)
+ROUNDING = 2.0**-32
 
 
-def _typical(values: Tensor) -> Tensor:
+def _typical(values: Tensor, rounding: float = 0.0) -> Tensor:
     """Median size of the entries that are not zero, 0 where there are none, (B, 1)."""
     if values.numel() == 0:
         return torch.zeros(len(values), 1, dtype=values.dtype, device=values.device)
     size = values.detach().abs()
-    if size.device.type == "cpu" and bool(size.amin() >= SMALLEST_NUMBER):
+    smallest = (rounding * size.amax(-1, keepdim=True).clamp(max=1)).clamp(min=SMALLEST_NUMBER)
+    if size.device.type == "cpu" and bool((size.amin(-1, keepdim=True) >= smallest).all()):
         # The same number by numpy, several times as fast.
         middle = (size.shape[-1] - 1) // 2
         return torch.from_numpy(np.partition(size.numpy(), middle, axis=-1)[:, middle : middle + 1].copy())
-    median = torch.where(size >= SMALLEST_NUMBER, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
+    median = torch.where(size >= smallest, size, float("nan")).nanmedian(dim=-1, keepdim=True).values
     return torch.nan_to_num(median, nan=0.0)
 
 

@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 
+import cvxpy as cp
 import pytest
 import torch
 
@@ -115,6 +116,17 @@ def test_a_huge_bound_is_no_bound(where, size, quadratic):
         expected, found = (cl.solve_qp(**given, solver="native") for given in (free, huge))
         assert (found.x - expected.x).abs().max() <= 1e-8
         assert not bool(found.rescued)
+
+
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e-12, 1e-10, 1e-9, 1e-7])
+def test_what_rounding_leaves_of_a_zero_is_no_unit(size, solver):
+    """Costs that are nothing beside those of the entropy do not make a solution of entropy alone look accurate."""
+    y, q = cp.Variable(3), cp.Parameter(3)
+    problem = cp.Problem(cp.Minimize(-cp.sum(cp.entr(y)) + q @ y), [cp.sum(y) == 1])
+    layer = cl.ConvexLayer(problem, [q], [y], solver=solver)
+    (found,) = layer(size * vector(1.0, 2.0, 3.0))
+    assert torch.allclose(found, torch.softmax(-size * vector(1.0, 2.0, 3.0), -1), rtol=0, atol=1e-8)
 
 
 @pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])

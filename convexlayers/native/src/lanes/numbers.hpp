@@ -32,6 +32,8 @@ struct Units {
 
 // Numbers below this are zero for the choice of units: one of 1e-300 would pull a mean of logarithms anywhere.
 inline constexpr std::int64_t kSmallestExponent = 1023 - 200;
+// So are numbers of P, q and A this much below both 1 and the largest of their kind: what rounding leaves of a zero.
+inline constexpr double kRounding = 0x1p-32;
 
 // Per lane: the sum of the exponents of the entries that are not zero, and their number.
 template <int W>
@@ -268,7 +270,10 @@ private:
     }
 
     static void add(Exponents<W>& exponents, const V* numbers, Int begin, Int end) {
-        for (Int i = begin; i < end; ++i) exponents.add(numbers[i]);
+        V largest{};
+        for (Int i = begin; i < end; ++i) largest = max(largest, abs(numbers[i]));
+        const V smallest = min(largest, broadcast<W>(1.0)) * kRounding;
+        for (Int i = begin; i < end; ++i) exponents.add(select(abs(numbers[i]) < smallest, V{}, numbers[i]));
     }
 
     // out += a column times xj; returns its product with y.
