@@ -15,6 +15,7 @@ term gives the derivative of the adjoint. At the gap itself, lambda = 0 or lambd
 derivative: the pairs of equal eigenvalues across it count as 0.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import ArgumentError, SecondDerivativeError
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, remember, tangent_context
 
 
@@ -71,6 +73,12 @@ class SpectralMap(BatchedFunction):
     @staticmethod
     def forward(A: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
         A = _symmetric(A)
+        if _kernels.usable(A) and A.shape[-1] <= _kernels.LARGEST_ORDER and math.isfinite(float(A.sum())):
+            eigenvalues, V = torch.linalg.eigh(A)
+            V, X = _kernels.packed(V), torch.empty_like(A, memory_format=torch.contiguous_format)
+            tensors = (_kernels.packed(eigenvalues), V, X)
+            _kernels.run(_kernels.SPECTRAL_MAP, tensors, A[..., 0, 0].numel(), A.shape[-1], option=count or 0)
+            return X, eigenvalues, V
         finite = A.isfinite().all(-1).all(-1)[..., None, None]
         eigenvalues, V = torch.linalg.eigh(torch.where(finite, A, 0.0))
         X = (V * _groups(eigenvalues, count)[2].unsqueeze(-2)) @ V.mT
@@ -85,6 +93,12 @@ class SpectralMap(BatchedFunction):
         if grad is None:
             return None, None
         A, eigenvalues, V = ctx.saved_tensors[0], *ctx.saved_tensors[2:]
+        if _kernels.usable_once(V, grad) and V.shape[-1] <= _kernels.LARGEST_ORDER:
+            grad = _kernels.packed(grad)
+            grad_A, tensors = torch.empty_like(grad), (_kernels.packed(eigenvalues), _kernels.packed(V), grad)
+            rows, n = eigenvalues.numel() // V.shape[-1], V.shape[-1]
+            _kernels.run(_kernels.SPECTRAL_DERIVATIVE, (*tensors, grad_A), rows, n, option=ctx.options[0] or 0)
+            return grad_A, None
         return SpectralTangent.call(A, _symmetric(grad), eigenvalues, V, *ctx.options), None
 
     @staticmethod
