@@ -15,7 +15,6 @@ term gives the derivative of the adjoint. At the gap itself, lambda = 0 or lambd
 derivative: the pairs of equal eigenvalues across it count as 0.
 """
 
-import math
 from typing import Any
 
 import torch
@@ -72,13 +71,13 @@ class SpectralMap(BatchedFunction):
 
     @staticmethod
     def forward(A: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
-        A = _symmetric(A)
-        if _kernels.usable(A) and A.shape[-1] <= _kernels.LARGEST_ORDER and math.isfinite(float(A.sum())):
-            eigenvalues, V = torch.linalg.eigh(A)
-            V, X = _kernels.packed(V), torch.empty_like(A, memory_format=torch.contiguous_format)
-            tensors = (_kernels.packed(eigenvalues), V, X)
-            _kernels.run(_kernels.SPECTRAL_MAP, tensors, A[..., 0, 0].numel(), A.shape[-1], option=count or 0)
+        n = A.shape[-1]
+        if n <= _kernels.LARGEST_SPECTRUM and _kernels.usable(A):
+            A = _kernels.packed(A)
+            X, eigenvalues, V = torch.empty_like(A), A.new_empty(A.shape[:-1]), torch.empty_like(A)
+            _kernels.run(_kernels.SPECTRAL, (A, X, eigenvalues, V), A.numel() // n**2, n, option=count or 0)
             return X, eigenvalues, V
+        A = _symmetric(A)
         finite = A.isfinite().all(-1).all(-1)[..., None, None]
         eigenvalues, V = torch.linalg.eigh(torch.where(finite, A, 0.0))
         X = (V * _groups(eigenvalues, count)[2].unsqueeze(-2)) @ V.mT

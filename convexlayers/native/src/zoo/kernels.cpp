@@ -36,7 +36,7 @@ const Kernel kernels[] = {
     KERNEL(tridiagonal_adjoint, 9),
     KERNEL(least_squares, 6),
     KERNEL(least_squares_adjoint, 11),
-    KERNEL(spectral_map, 3),
+    KERNEL(spectral, 4),
     KERNEL(spectral_derivative, 4),
 };
 #undef KERNEL

@@ -22,7 +22,7 @@ public:
         for (int l = 0; l < count; ++l) {
             T* const x = task.row<T>(solution, first + l, n_);
             for (Size i = 0; i < n_; ++i) x[i] = b(i)[l];
-            const bool solved = sum<T>(n_, [x](Size i) { return x[i] - x[i]; }) == 0 && !singular_[l];
+            const bool solved = sum<T>(n_, [x](Size i) { return x[i] - x[i]; }) == 0;
             if (!solved) fill(x, n_, kNan<T>);
         }
     }
@@ -50,7 +50,6 @@ private:
                 b(i)[l] = right[i];
             }
             below(n_ - 1)[l] = above(n_ - 1)[l] = 0;
-            singular_[l] = false;
         }
     }
 
@@ -81,19 +80,17 @@ private:
             const T *const next = b(std::min(i + 1, n_ - 1)), *const after = b(std::min(i + 2, n_ - 1));
             const bool has_next = i + 1 < n_, has_after = i + 2 < n_;
             T* const x = b(i);
+#pragma omp simd
             for (int l = 0; l < kSide; ++l) {
-                T value = x[l];
-                value -= has_next ? U[l] * next[l] : T(0);
-                value -= has_after ? second[l] * after[l] : T(0);
-                singular_[l] = singular_[l] | (D[l] == 0);
-                x[l] = value / D[l];
+                const T value = x[l] - (has_next ? U[l] * next[l] : T(0)) - (has_after ? second[l] * after[l] : T(0));
+                // A pivot 0 divides by NaN.
+                x[l] = value / (D[l] == 0 ? kNan<T> : D[l]);
             }
         }
     }
 
     Size n_;
     std::vector<T> memory_;
-    bool singular_[kSide] = {};
 };
 
 // lower (n - 1), diagonal (n), upper (n - 1), b (n) -> x (n)
@@ -124,61 +121,107 @@ std::int64_t tridiagonal_adjoint(const Task& task, Size begin, Size end) {
 }
 
 // One problem: minimize 1/2 sum_i w_i (a_i'x - b_i)^2 + 1/2 ridge |x|^2 with m equations, n unknowns, of which the last
-// `option` are left out of the norm.
+// `option` are left out of the norm. A is transposed once, so that all long loops run over the equations.
 template <class T>
-struct Fit {
-    Size m, n, shrunk;
-    const T *A, *b, *w;
-    T ridge;
+class Fit {
+public:
+    explicit Fit(const Task& task)
+        : m_(task.m), n_(task.n), shrunk_(n_ - task.option), memory_(static_cast<std::size_t>((n_ + 1) * m_ + n_)),
+          columns_(memory_.data()), scaled_(columns_ + n_ * m_), extra_(scaled_ + m_) {}
 
-    Fit(const Task& task, Size row)
-        : m(task.m), n(task.n), shrunk(n - task.option), A(task.row<T>(0, row, m * n)), b(task.row<T>(1, row, m)),
-          w(task.row<T>(2, row, m)), ridge(*task.row<T>(3, row, 1)) {}
+    void read(const Task& task, Size row) {
+        const T* const A = task.row<T>(0, row, m_ * n_);
+        for (Size i = 0; i < m_; ++i)
+            for (Size k = 0; k < n_; ++k) columns_[k * m_ + i] = A[i * n_ + k];
+        b_ = task.row<T>(1, row, m_);
+        w_ = task.row<T>(2, row, m_);
+        ridge_ = *task.row<T>(3, row, 1);
+    }
 
-    // The lower Cholesky factor of A'WA + ridge I, zero above; false where there is none to working precision.
+    // x, and the lower Cholesky factor of A'WA + ridge I, zero above; false where there is none to working precision.
+    bool fit(T* x, T* L) {
+        for (Size j = 0; j < n_; ++j) {
+            assign(scaled_, m_, [this, column = column(j)](Size i) { return w_[i] * column[i]; });
+            for (Size k = 0; k <= j; ++k) L[j * n_ + k] = dot(scaled_, column(k), m_);
+            std::fill(L + j * n_ + j + 1, L + (j + 1) * n_, T(0));
+            x[j] = dot(scaled_, b_, m_);
+            if (j < shrunk_) L[j * n_ + j] += ridge_;
+        }
+        if (!factor(L)) return false;
+        solve(L, x);
+        // One step of refinement, with the residual of the data.
+        residual(x, scaled_);
+        for (Size i = 0; i < m_; ++i) scaled_[i] *= w_[i];
+        for (Size j = 0; j < n_; ++j)
+            extra_[j] = dot(column(j), scaled_, m_) - (j < shrunk_ ? ridge_ * x[j] : T(0));
+        solve(L, extra_);
+        for (Size j = 0; j < n_; ++j) x[j] += extra_[j];
+        return true;
+    }
+
+    // Cotangents from that of x; of A, w and ridge they may be null.
+    void adjoint(const T* x, const T* L, const T* grad, T* grad_A, T* grad_b, T* grad_w, T* grad_ridge) {
+        T* const u = extra_;
+        std::copy(grad, grad + n_, u);
+        solve(L, u);
+        residual(x, scaled_);
+        std::fill(grad_b, grad_b + m_, T(0));
+        for (Size k = 0; k < n_; ++k) add(grad_b, u[k], column(k), m_);
+        if (grad_w != nullptr) assign(grad_w, m_, [=](Size i) { return scaled_[i] * grad_b[i]; });
+        for (Size i = 0; i < m_; ++i) {
+            const T of_u = w_[i] * scaled_[i], of_x = w_[i] * grad_b[i];
+            grad_b[i] = of_x;
+            if (grad_A != nullptr) assign(grad_A + i * n_, n_, [=](Size k) { return of_u * u[k] - of_x * x[k]; });
+        }
+        fill(grad_ridge, 1, -dot(u, x, shrunk_));
+    }
+
+private:
+    const T* column(Size k) const { return columns_ + k * m_; }
+
+    // b - A x
+    void residual(const T* x, T* r) const {
+        std::copy(b_, b_ + m_, r);
+        for (Size k = 0; k < n_; ++k) add(r, -x[k], column(k), m_);
+    }
+
     bool factor(T* L) const {
-        std::fill(L, L + n * n, T(0));
-        for (Size i = 0; i < m; ++i)
-            for (Size j = 0; j < n; ++j) add(L + j * n, w[i] * A[i * n + j], A + i * n);
-        for (Size j = 0; j < shrunk; ++j) L[j * n + j] += ridge;
         T least = kInfinity<T>, most = 0;
-        for (Size j = 0; j < n; ++j) {
-            T* const row = L + j * n;
-            for (Size k = 0; k < j; ++k) {
-                const T* const other = L + k * n;
-                row[k] = (row[k] - dot(row, other, k)) / other[k];
-            }
+        for (Size j = 0; j < n_; ++j) {
+            T* const row = L + j * n_;
+            for (Size k = 0; k < j; ++k) row[k] = (row[k] - dot(row, L + k * n_, k)) / L[k * n_ + k];
             const T pivot = row[j] - dot(row, row, j);
             if (!(pivot > 0)) return false;
             least = std::min(least, pivot);
             most = std::max(most, pivot);
             row[j] = std::sqrt(pivot);
-            std::fill(row + j + 1, row + n, T(0));
         }
-        return least > static_cast<T>(n) * kEps<T> * most && std::isfinite(most);
+        return least > static_cast<T>(n_) * kEps<T> * most && std::isfinite(most);
+    }
+
+    // In place.
+    void solve(const T* L, T* x) const {
+        for (Size j = 0; j < n_; ++j) x[j] = (x[j] - dot(L + j * n_, x, j)) / L[j * n_ + j];
+        for (Size j = n_ - 1; j >= 0; --j) {
+            x[j] /= L[j * n_ + j];
+            add(x, -x[j], L + j * n_, j);
+        }
     }
 
     static void add(T* __restrict out, T scale, const T* __restrict v, Size n) {
 #pragma omp simd
         for (Size k = 0; k < n; ++k) out[k] += scale * v[k];
     }
-    void add(T* out, T scale, const T* v) const { add(out, scale, v, n); }
 
     static T dot(const T* a, const T* c, Size n) {
-        T total = 0;
-#pragma omp simd reduction(+ : total)
-        for (Size k = 0; k < n; ++k) total += a[k] * c[k];
-        return total;
+        return sum<T>(n, [a, c](Size k) { return a[k] * c[k]; });
     }
 
-    // In place.
-    void solve(const T* L, T* x) const {
-        for (Size j = 0; j < n; ++j) x[j] = (x[j] - dot(L + j * n, x, j)) / L[j * n + j];
-        for (Size j = n - 1; j >= 0; --j) {
-            x[j] /= L[j * n + j];
-            add(x, -x[j], L + j * n, j);
-        }
-    }
+    Size m_, n_, shrunk_;
+    std::vector<T> memory_;
+    T *columns_, *scaled_, *extra_;
+    const T *b_ = nullptr, *w_ = nullptr;
+    T ridge_ = 0;
 };
 
 // A (m, n), b (m), w (m), ridge (1) -> x (n), factor (n, n): NaN, and counted, where a row is singular to rounding.
@@ -186,28 +229,15 @@ template <class T>
 std::int64_t least_squares(const Task& task, Size begin, Size end) {
     const Size n = task.n;
     std::int64_t left = 0;
-    T* const correction = scratch<T>(n);
+    Fit<T> fit(task);
     for (Size row = begin; row < end; ++row) {
-        const Fit<T> fit(task, row);
         T* const x = task.row<T>(4, row, n);
         T* const L = task.row<T>(5, row, n * n);
-        if (!fit.factor(L)) {
-            fill(L, n * n, kNan<T>);
-            fill(x, n, kNan<T>);
-            ++left;
-            continue;
-        }
-        std::fill(x, x + n, T(0));
-        for (Size i = 0; i < fit.m; ++i) fit.add(x, fit.w[i] * fit.b[i], fit.A + i * n);
-        fit.solve(L, x);
-        // One step of refinement, with the residual of the data.
-        assign(correction, n, [&fit, x](Size j) { return j < fit.shrunk ? -fit.ridge * x[j] : T(0); });
-        for (Size i = 0; i < fit.m; ++i) {
-            const T* const a = fit.A + i * n;
-            fit.add(correction, fit.w[i] * (fit.b[i] - fit.dot(a, x, n)), a);
-        }
-        fit.solve(L, correction);
-        for (Size j = 0; j < n; ++j) x[j] += correction[j];
+        fit.read(task, row);
+        if (fit.fit(x, L)) continue;
+        fill(L, n * n, kNan<T>);
+        fill(x, n, kNan<T>);
+        ++left;
     }
     return left;
 }
@@ -215,26 +245,12 @@ std::int64_t least_squares(const Task& task, Size begin, Size end) {
 // A, b, w, ridge, x, factor, cotangent (n) -> of A (m, n), of b (m), of w (m), of ridge (1)
 template <class T>
 std::int64_t least_squares_adjoint(const Task& task, Size begin, Size end) {
-    const Size n = task.n;
-    T* const u = scratch<T>(n);
+    const Size n = task.n, m = task.m;
+    Fit<T> fit(task);
     for (Size row = begin; row < end; ++row) {
-        const Fit<T> fit(task, row);
-        const T* const x = task.row<T>(4, row, n);
-        const T* const grad = task.row<T>(6, row, n);
-        T* const grad_A = task.row<T>(7, row, fit.m * n);
-        T* const grad_b = task.row<T>(8, row, fit.m);
-        T* const grad_w = task.row<T>(9, row, fit.m);
-        std::copy(grad, grad + n, u);
-        fit.solve(task.row<T>(5, row, n * n), u);
-        for (Size i = 0; i < fit.m; ++i) {
-            const T* const a = fit.A + i * n;
-            const T r = fit.b[i] - fit.dot(a, x, n), Au = fit.dot(a, u, n);
-            const T of_u = fit.w[i] * r, of_x = fit.w[i] * Au;
-            grad_b[i] = of_x;
-            if (grad_w != nullptr) grad_w[i] = r * Au;
-            if (grad_A != nullptr) assign(grad_A + i * n, n, [=](Size k) { return of_u * u[k] - of_x * x[k]; });
-        }
-        fill(task.row<T>(10, row, 1), 1, -fit.dot(u, x, fit.shrunk));
+        fit.read(task, row);
+        fit.adjoint(task.row<T>(4, row, n), task.row<T>(5, row, n * n), task.row<T>(6, row, n), task.row<T>(7, row, m * n),
+                    task.row<T>(8, row, m), task.row<T>(9, row, m), task.row<T>(10, row, 1));
     }
     return 0;
 }

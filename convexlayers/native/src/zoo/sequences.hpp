@@ -121,25 +121,35 @@ private:
         return i == n_ ? height_[i] : height_[i] + chain.side * strength_;
     }
 
-    double slope(const Chain& chain, Size k, Size i, double y) const {
-        return (y - at(chain, k)) / static_cast<double>(i - chain.vertices[k]);
+    // A direction, not reduced: slopes are compared without a division.
+    struct Direction {
+        double rise, run;
+        double compare(const Direction& other) const { return rise * other.run - other.rise * run; }
+    };
+
+    Direction direction(const Chain& chain, Size k, Size i, double y) const {
+        return {y - at(chain, k), static_cast<double>(i - chain.vertices[k])};
+    }
+
+    // From a vertex of the chain to the next one.
+    Direction edge(const Chain& chain, Size k) const {
+        return direction(chain, k, chain.vertices[k + 1], at(chain, k + 1));
     }
 
     template <class T>
     void push(Chain& chain, Chain& other, Size i, T* turn) {
         const double side = chain.side, y = i == n_ ? height_[i] : height_[i] + side * strength_;
-        while (chain.last > chain.first && side * slope(chain, chain.last - 1, chain.vertices[chain.last], at(chain, chain.last)) >=
-                                               side * slope(chain, chain.last, i, y))
+        while (chain.last > chain.first &&
+               side * edge(chain, chain.last - 1).compare(direction(chain, chain.last, i, y)) >= 0)
             --chain.last;
         // Straight from the apex: does it cross the other chain?
         while (chain.last == chain.first && other.last > other.first) {
-            const double first = slope(other, other.first, other.vertices[other.first + 1], at(other, other.first + 1));
-            if (side * slope(chain, chain.first, i, y) >= side * first) break;
+            if (side * direction(chain, chain.first, i, y).compare(edge(other, other.first)) >= 0) break;
             const double height = at(other, other.first + 1);
             ++other.first;
+            apex_height_ = height;
             const Size apex = other.vertices[other.first];
             turn[apex] = static_cast<T>(other.side);
-            apex_height_ = height;
             chain.vertices[chain.first] = apex;
         }
         chain.vertices[++chain.last] = i;
