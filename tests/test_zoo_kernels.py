@@ -8,6 +8,12 @@ from convexlayers import zoo
 from convexlayers.zoo import _kernels
 
 F64 = torch.float64
+
+
+def transport(C, a, b, eps):
+    return zoo.transport_plan(C, a / a.sum(-1, keepdim=True), b / b.sum(-1, keepdim=True), eps)
+
+
 # Layer, shapes of one element, positions of positive arguments.
 CASES = {
     "simplex": (zoo.project_simplex, ((67,), ()), (1,)),
@@ -30,6 +36,8 @@ CASES = {
     "Huber pool": (lambda x, a: zoo.robust_pool(x, a, kind="huber"), ((67,), ()), (1,)),
     "tridiagonal": (zoo.tridiagonal_solve, ((66,), (67,), (66,), (67,)), ()),
     "least squares": (zoo.least_squares, ((23, 9), (23,), (23,), ()), (2, 3)),
+    "transport": (transport, ((5, 9), (5,), (9,), ()), (1, 2, 3)),
+    "transport, turned": (transport, ((9, 5), (9,), (5,), ()), (1, 2, 3)),
     "least squares with bias": (
         lambda *values: torch.cat(
             [part.reshape(*values[3].shape, -1) for part in zoo.least_squares(*values, bias=True)], -1

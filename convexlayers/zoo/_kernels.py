@@ -17,6 +17,7 @@ from convexlayers.native import _core
 DTYPES = (torch.float64, torch.float32)
 # Matrices of larger orders are left to libraries, whose products are in blocks.
 LARGEST_ORDER = 32
+LARGEST_PLAN = 64
 # Beyond this one Jacobi's method takes longer than reduction to tridiagonal form.
 LARGEST_SPECTRUM = 16
 # Subclasses may hold their numbers elsewhere, or have none.
@@ -40,6 +41,7 @@ TOTAL_VARIATION, TOTAL_VARIATION_ADJOINT = (
 TRIDIAGONAL, TRIDIAGONAL_ADJOINT = _core.zoo_kernel("tridiagonal"), _core.zoo_kernel("tridiagonal_adjoint")
 LEAST_SQUARES, LEAST_SQUARES_ADJOINT = _core.zoo_kernel("least_squares"), _core.zoo_kernel("least_squares_adjoint")
 SPECTRAL, SPECTRAL_DERIVATIVE = _core.zoo_kernel("spectral"), _core.zoo_kernel("spectral_derivative")
+TRANSPORT, TRANSPORT_ADJOINT = _core.zoo_kernel("transport"), _core.zoo_kernel("transport_adjoint")
 
 
 def usable(*tensors: Tensor) -> bool:

@@ -57,12 +57,12 @@ def _times(M: Tensor, v: Tensor) -> Tensor:
 
 
 def _fit(data: Data, bias: bool) -> tuple[Tensor, Tensor]:
-    """x, and the factor of N, NaN where it is not used."""
+    """x, and NaN in place of the kernel's factor."""
     A, b, w, ridge = data
     inverse = _inverse(_normal(data, bias))
     x = _apply(inverse, _times(A.mT, w * b))
     x = x + _apply(inverse, _times(A.mT, w * (b - _times(A, x))) - _shrunk(x, ridge, bias))
-    return x, torch.full_like(inverse[0], torch.nan) if inverse[1] else inverse[0]
+    return x, torch.full_like(inverse[0], torch.nan)
 
 
 def _pulled_back(data: Data, x: Tensor, u: Tensor, bias: bool) -> tuple[Tensor, ...]:
@@ -109,7 +109,7 @@ def _pull_back_rows(data: Data, x: Tensor, factor: Tensor, grad: Tensor, bias: b
 
 
 class LeastSquares(BatchedFunction):
-    """A (*batch, m, n), b, w (*batch, m), ridge (*batch), bias -> x (*batch, n), factor (*batch, n, n) or NaN."""
+    """A (*batch, m, n), b, w (*batch, m), ridge (*batch), bias -> x (*batch, n), factor of the kernel or NaN (*batch, n, n)."""
 
     auxiliary = 1
 

@@ -49,7 +49,7 @@ std::int64_t run(const Kernel& kernel, const Task& task, bool single, int thread
     const Rows work = single ? kernel.in_float : kernel.in_double;
     const std::int64_t entries = std::max<std::int64_t>(task.n * std::max<std::int64_t>(task.m, 1), 1);
     // A multiple of what kernels compute side by side.
-    const std::int64_t chunk = (kEntries / entries + 8) / 8 * 8;
+    const std::int64_t chunk = (kEntries / entries + 16) / 16 * 16;
     const std::int64_t chunks = (task.rows + chunk - 1) / chunk;
     const int useful = static_cast<int>(std::min<std::int64_t>(threads, chunks));
     if (useful <= 1) return task.rows > 0 ? work(task, 0, task.rows) : 0;

@@ -7,6 +7,7 @@
 #include "zoo/sequences.hpp"
 #include "zoo/simplex.hpp"
 #include "zoo/spectral.hpp"
+#include "zoo/transport.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
 
@@ -38,6 +39,8 @@ const Kernel kernels[] = {
     KERNEL(least_squares_adjoint, 11),
     KERNEL(spectral, 4),
     KERNEL(spectral_derivative, 4),
+    KERNEL(transport, 5),
+    KERNEL(transport_adjoint, 8),
 };
 #undef KERNEL
 

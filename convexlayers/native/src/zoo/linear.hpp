@@ -138,12 +138,11 @@ public:
         ridge_ = *task.row<T>(3, row, 1);
     }
 
-    // x, and the lower Cholesky factor of A'WA + ridge I, zero above; false where there is none to working precision.
+    // x, and a factor of A'WA + ridge I; false where there is none to working precision.
     bool fit(T* x, T* L) {
         for (Size j = 0; j < n_; ++j) {
             assign(scaled_, m_, [this, column = column(j)](Size i) { return w_[i] * column[i]; });
-            for (Size k = 0; k <= j; ++k) L[j * n_ + k] = dot(scaled_, column(k), m_);
-            std::fill(L + j * n_ + j + 1, L + (j + 1) * n_, T(0));
+            for (Size k = j; k < n_; ++k) L[j * n_ + k] = dot(scaled_, column(k), m_);
             x[j] = dot(scaled_, b_, m_);
             if (j < shrunk_) L[j * n_ + j] += ridge_;
         }
@@ -152,8 +151,7 @@ public:
         // One step of refinement, with the residual of the data.
         residual(x, scaled_);
         for (Size i = 0; i < m_; ++i) scaled_[i] *= w_[i];
-        for (Size j = 0; j < n_; ++j)
-            extra_[j] = dot(column(j), scaled_, m_) - (j < shrunk_ ? ridge_ * x[j] : T(0));
+        for (Size j = 0; j < n_; ++j) extra_[j] = dot(column(j), scaled_, m_) - (j < shrunk_ ? ridge_ * x[j] : T(0));
         solve(L, extra_);
         for (Size j = 0; j < n_; ++j) x[j] += extra_[j];
         return true;
@@ -185,25 +183,32 @@ private:
         for (Size k = 0; k < n_; ++k) add(r, -x[k], column(k), m_);
     }
 
+    // From the upper triangle of a matrix, its Cholesky factor: L below the diagonal, L' above it, and on it the inverse
+    // pivots. So all loops, here and in `solve`, add multiples of rows, and none waits for a sum.
     bool factor(T* L) const {
         T least = kInfinity<T>, most = 0;
         for (Size j = 0; j < n_; ++j) {
             T* const row = L + j * n_;
-            for (Size k = 0; k < j; ++k) row[k] = (row[k] - dot(row, L + k * n_, k)) / L[k * n_ + k];
-            const T pivot = row[j] - dot(row, row, j);
+            const T pivot = row[j];
             if (!(pivot > 0)) return false;
             least = std::min(least, pivot);
             most = std::max(most, pivot);
-            row[j] = std::sqrt(pivot);
+            const T inverse = 1 / std::sqrt(pivot);
+            for (Size k = j + 1; k < n_; ++k) L[k * n_ + j] = row[k] *= inverse;
+            row[j] = inverse;
+            for (Size i = j + 1; i < n_; ++i) add(L + i * n_ + i, -row[i], row + i, n_ - i);
         }
         return least > static_cast<T>(n_) * kEps<T> * most && std::isfinite(most);
     }
 
     // In place.
     void solve(const T* L, T* x) const {
-        for (Size j = 0; j < n_; ++j) x[j] = (x[j] - dot(L + j * n_, x, j)) / L[j * n_ + j];
+        for (Size j = 0; j < n_; ++j) {
+            x[j] *= L[j * n_ + j];
+            add(x + j + 1, -x[j], L + j * n_ + j + 1, n_ - j - 1);
+        }
         for (Size j = n_ - 1; j >= 0; --j) {
-            x[j] /= L[j * n_ + j];
+            x[j] *= L[j * n_ + j];
             add(x, -x[j], L + j * n_, j);
         }
     }
@@ -224,7 +229,7 @@ private:
     T ridge_ = 0;
 };
 
-// A (m, n), b (m), w (m), ridge (1) -> x (n), factor (n, n): NaN, and counted, where a row is singular to rounding.
+// A (m, n), b (m), w (m), ridge (1) -> x (n), a factor (n, n): NaN, and counted, where a row is singular to rounding.
 template <class T>
 std::int64_t least_squares(const Task& task, Size begin, Size end) {
     const Size n = task.n;
