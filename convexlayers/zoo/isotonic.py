@@ -5,8 +5,8 @@
 
 The solution is constant on blocks, with the weighted mean of v as value. Neighbouring blocks whose means are in the
 wrong order belong together, in whatever order they are pooled (Barlow, Bartholomew, Bremner and Brunk, "Statistical
-inference under order restrictions", 1972), so all of them are, in all rows of the batch at once, until none is left:
-a round is a few passes over the blocks that remain, about log n rounds for noisy data.
+inference under order restrictions", 1972). A compiled loop pools them from left to right. Torch's operations pool all
+of them at once, in all rows of the batch, until none is left: about log n rounds for noisy data.
 
 Derivative: with B the block of i, x_i = sum_B w v / sum_B w, so dx_i = sum_B (w dv + (v - x) dw) / sum_B w (Best,
 Chakravarti, "Active set algorithms for isotonic regression", 1990).

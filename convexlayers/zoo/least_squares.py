@@ -109,7 +109,7 @@ def _pull_back_rows(data: Data, x: Tensor, factor: Tensor, grad: Tensor, bias: b
 
 
 class LeastSquares(BatchedFunction):
-    """A (*batch, m, n), b, w (*batch, m), ridge (*batch), bias -> x (*batch, n), factor of the kernel or NaN (*batch, n, n)."""
+    """A (*batch, m, n), b, w (*batch, m), ridge (*batch), bias -> x (*batch, n), the kernel's factor (*batch, n, n)."""
 
     auxiliary = 1
 

@@ -6,9 +6,10 @@ The dual is a box-constrained QP with a tridiagonal matrix, x = y - D'u:
 
     minimize  1/2 u'DD'u - (Dy)'u    subject to  -lambda <= u <= lambda
 
-`solve_qp` solves it and says which bounds are active. Those are the steps of x with their signs sigma; between them x
-is constant, and with d_i = sigma_i - sigma_i-1 it is the mean over the block of y + lambda d: exact, not to a
-tolerance.
+The sums of x up to an entry are a string, pulled taut between two walls lambda below and above the sums of y. Its bends
+are the active bounds of the dual: a compiled loop finds them (native/src/zoo/sequences.hpp), and where that cannot be
+used `solve_qp` does. They are the steps of x, with signs sigma; between them x is constant, and with d_i = sigma_i -
+sigma_i-1 it is the mean over the block of y + lambda d: exact, not to a tolerance.
 
 Derivative: the steps and their signs stay, so dx is the mean over the block of dy + d dlambda. It is block averaging,
 not the identity that |.| would give automatic differentiation.

@@ -183,8 +183,9 @@ def tridiagonal_solve(lower: Value, diagonal: Value, upper: Value, b: Value) -> 
         ("lower", lower, 1), ("diagonal", diagonal, 1), ("upper", upper, 1), ("b", b, 1)
     )
     n = diagonal.shape[-1]
-    for name, value, size in (("lower", lower, n - 1), ("upper", upper, n - 1), ("b", b, n)):
-        expect(name, value, (size,), f": diagonal is (*batch, {n})")
+    if (lower.shape[-1], upper.shape[-1], b.shape[-1]) != (n - 1, n - 1, n):
+        for name, value, size in (("lower", lower, n - 1), ("upper", upper, n - 1), ("b", b, n)):
+            expect(name, value, (size,), f": diagonal is (*batch, {n})")
     return Tridiagonal.call(lower, diagonal, upper, b)
 
 

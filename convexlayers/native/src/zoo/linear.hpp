@@ -82,9 +82,10 @@ private:
             T* const x = b(i);
 #pragma omp simd
             for (int l = 0; l < kSide; ++l) {
-                const T value = x[l] - (has_next ? U[l] * next[l] : T(0)) - (has_after ? second[l] * after[l] : T(0));
-                // A pivot 0 divides by NaN.
-                x[l] = value / (D[l] == 0 ? kNan<T> : D[l]);
+                // A pivot 0 has no inverse. The chain from x to x is as short as can be: no division is on it.
+                const T inverse = 1 / (D[l] == 0 ? kNan<T> : D[l]);
+                const T rest = x[l] - (has_after ? second[l] * after[l] : T(0));
+                x[l] = (rest - (has_next ? U[l] * next[l] : T(0))) * inverse;
             }
         }
     }
