@@ -143,7 +143,7 @@ class DeclarativeNode(nn.Module):
         return (xs[0].new_zeros(*batch, *shape, dtype=torch.float64) + nothing).to(dtype)
 
     def _run(self, xs: list[Tensor]) -> tuple[NodeCall, tuple[Tensor, Tensor]]:
-        call = NodeCall(Problem(self.objective, self.equalities, self.inequalities, ()), self._solve, self.block)
+        call = NodeCall(self._problem(()), self._solve, self.block)
         call.damping = self.damping
         y, lam, *_ = NodeFunction.apply(call, *xs)  # type: ignore[misc]
         if in_forward_mode() and not torch._C._are_functorch_transforms_active():
@@ -182,6 +182,10 @@ class DeclarativeNode(nn.Module):
     def _restore(self, y: Tensor, shape: tuple[int, ...], batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return y.reshape(*batch, *shape).to(dtype)
 
+    def _problem(self, shape: tuple[int, ...]) -> Problem:
+        """The functions; nodes that know derivatives of theirs by formula add them here."""
+        return Problem(self.objective, self.equalities, self.inequalities, shape, self.batched)
+
     def _solve(self, call: NodeCall, xs: Sequence[Tensor]) -> Point:
         """Solve for inputs (B, ...); sets the problem of the call, whose shapes are known now."""
         xs = [x.detach() for x in xs]
@@ -192,7 +196,7 @@ class DeclarativeNode(nn.Module):
         else:
             assert start is not None
             shape = tuple(first_start(start, [x[:1] for x in xs], self.batched).shape[1:])
-        problem = Problem(self.objective, self.equalities, self.inequalities, shape, self.batched)
+        problem = self._problem(shape)
         first = torch.ones(1, problem.n, dtype=torch.float64, device=xs[0].device)
         call.problem = problem
         call.equalities, inequalities = problem.probe([x[:1] for x in xs], first)
