@@ -99,7 +99,9 @@ class DeclarativeNode(nn.Module):
             raise ArgumentError(f"block is {block}, expected a number of elements, 1 or more.")
         constrained = equalities is not None or inequalities is not None
         if constrained and not own and solver is not None and not solver.constrained:  # type: ignore[union-attr]
-            raise ArgumentError(f"{type(solver).__name__} is for nodes without constraints; use SQP.")
+            raise ArgumentError(
+                f"{type(solver).__name__} is for nodes without constraints; use SQP or AugmentedLagrangian."
+            )
         self.objective, self.equalities, self.inequalities = objective, equalities, inequalities
         self.start, self.restarts = start, restarts
         self.solver: Any = solver if solver is not None else SQP() if constrained else Newton()
