@@ -300,18 +300,35 @@ def test_random_nonconvex_problems(seed, solver):
     torch.testing.assert_close((found * d).sum(1), ((ahead - behind) * v).sum(1) / 2e-5, rtol=1e-6, atol=1e-6)
 
 
-@pytest.mark.parametrize("inner", [None, Newton()], ids=["lbfgs", "newton"])
+@pytest.mark.parametrize("inner", [Newton(), LBFGS(tolerance=1e-3)], ids=["newton", "lbfgs"])
 @pytest.mark.parametrize(
     "sample", [s for s in samples.UNIQUE if s.equalities or s.inequalities], ids=lambda s: type(s).__name__
 )
 def test_multipliers_find_the_closed_form(sample, inner):
     """Ten seeds of every constrained sample, with both inner solvers; derivatives of the solution are the samples'."""
-    solver = AugmentedLagrangian() if inner is None else AugmentedLagrangian(inner=inner)
+    solver = AugmentedLagrangian(inner=inner)
     xs = [torch.cat(parts) for parts in zip(*(sample.inputs(seeded(seed)) for seed in range(10)), strict=True)]
     node = DeclarativeNode(sample.objective, sample.equalities, sample.inequalities, start=sample.start, solver=solver)
     solution = node.solve(*xs)
     torch.testing.assert_close(solution.y, sample.solve(*xs), rtol=1e-9, atol=1e-9)
     assert not bool(solution.negative_curvature.any())
+
+
+@CONSTRAINED
+def test_many_curved_constraints(solver):
+    """Twenty points in their discs, near given ones and near their neighbours; the Hessian is a band."""
+    node = DeclarativeNode(
+        lambda x, y: 0.5 * (y - x).square().sum() + (1 + (y[1:] - y[:-1]).square().sum(1)).log().sum(),
+        None, lambda x, y: y.square().sum(1) - 1, start=torch.zeros(20, 2), solver=solver, block=2,
+    )  # fmt: skip
+    x, d, v = (2 * samples.normal(seeded(seed), 2, 20, 2) for seed in range(3))
+    x.requires_grad_()
+    solution = node.solve(x)
+    assert 0.3 < float(solution.active.double().mean()) < 1
+    assert not bool(solution.negative_curvature.any())
+    (found,) = torch.autograd.grad(solution.y, x, v)
+    ahead, behind = node(x.detach() + 1e-5 * d), node(x.detach() - 1e-5 * d)
+    torch.testing.assert_close((found * d).sum(), ((ahead - behind) * v).sum() / 2e-5, rtol=1e-6, atol=1e-6)
 
 
 def test_multipliers_with_many_constraints():

@@ -8,7 +8,7 @@ the constraints, (B, m), equalities first. Derivatives in y are dense; those in 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -189,6 +189,10 @@ class BoundProblem:
     def jacobian(self, y: Tensor) -> Tensor:
         """Of the constraints, (B, m, n)."""
         return self.problem.jacobian(self.xs, y)
+
+    def objective_hessian(self, y: Tensor) -> Tensor:
+        """Of the objective, (B, n, n)."""
+        return replace(self.problem, equalities=None, inequalities=None).hessian(self.xs, y, y[:, :0])
 
     def hessian(self, y: Tensor, lam: Tensor) -> Tensor:
         """Of the Lagrangian, (B, n, n)."""

@@ -20,7 +20,7 @@ from convexlayers.nodes.multipliers import distances
 from convexlayers.nodes.point import Outcome
 from convexlayers.nodes.problem import BoundProblem, Problem
 from convexlayers.nodes.solvers.base import NodeSolver, claim
-from convexlayers.nodes.solvers.lbfgs import LBFGS
+from convexlayers.nodes.solvers.newton import Newton
 from convexlayers.status import Status
 
 # rho grows by the first where the violation is above the second times the one before, up to the third.
@@ -37,8 +37,8 @@ class AugmentedLagrangian:
         tolerance: relative, of stationarity, feasibility and complementarity.
         max_iterations: updates of the multipliers per element.
         penalty: rho at the start.
-        inner: solver of the steps, by default L-BFGS until the gradient is a thousandth of what it was. `Newton()`
-            takes fewer and dearer ones.
+        inner: solver of the steps. Where Hessians are too dear, `LBFGS(tolerance=1e-3)`: each step then ends when the
+            gradient is a thousandth of what it was.
     """
 
     constrained: ClassVar[bool] = True
@@ -46,7 +46,7 @@ class AugmentedLagrangian:
     tolerance: float = 1e-7
     max_iterations: int = 60
     penalty: float = 10.0
-    inner: NodeSolver = field(default_factory=lambda: LBFGS(tolerance=1e-3, max_iterations=300))
+    inner: NodeSolver = field(default_factory=Newton)
 
     def solve(self, problem: BoundProblem, start: Tensor) -> Outcome:
         """From `start`, (B, n). Iterations are those of the inner solver."""
