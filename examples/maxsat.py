@@ -110,7 +110,7 @@ def main() -> None:
     options = parser.parse_args()
 
     generator = torch.Generator().manual_seed(options.seed)
-    strings = 1.0 - 2.0 * torch.randint(2, (100 if options.fast else 500, LENGTH), generator=generator).double()
+    strings = 1.0 - 2.0 * torch.randint(2, (100 if options.fast else 200, LENGTH), generator=generator).double()
     # True is 1: every bit after the first turns a state of 1 into the bit's opposite.
     truth = -(-strings).cumprod(dim=1)[:, 1:]
     runs, steps = (1, 100) if options.fast else (4, 250)
