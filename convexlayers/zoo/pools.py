@@ -159,24 +159,35 @@ def _descend(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty) -> tuple[Ten
     Args:
         x: (..., n, d). y: (..., d). alpha: (..., 1).
     """
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    eps = torch.finfo(x.dtype).eps
-    rounding = 4 * eps * x.abs().amax((-1, -2)).unsqueeze(-1)
+    shape, d = y.shape, y.shape[-1]
+    x, y, alpha = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, d).clone(), alpha.expand(*shape[:-1], 1).reshape(-1, 1)
+    rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax((-1, -2)).unsqueeze(-1)
+    # A few elements take many more steps than the others: the rest is left behind whenever it is half of all.
+    left, points, at, scale, small = torch.arange(len(y), device=y.device), x, y, alpha, rounding
     for step in range(MAX_STEPS):
-        r = y.unsqueeze(-2) - x
-        w, bend = penalty.weights((r * r).sum(-1), alpha)
-        gradient, total = (w.unsqueeze(-1) * r).sum(-2), w.sum(-1)[..., None]
-        H = total.unsqueeze(-1) * eye + (bend.unsqueeze(-1) * r).mT @ r
-        majorized = torch.where(total > 0, y - gradient / total, y)
-        newton = y - torch.linalg.solve_ex(H, gradient.unsqueeze(-1))[0].squeeze(-1)
-        bound = _objective(x, majorized, alpha, penalty)
-        better = _objective(x, newton, alpha, penalty) <= bound * (1 + 4 * eps)
-        following = torch.where(better.unsqueeze(-1), newton, majorized)
-        moving = ((following - y).abs() > rounding).any(-1, keepdim=True)
+        following = _better_step(points, at, scale, penalty)
+        moving = ((following - at).abs() > small).any(-1)
         if step >= BLIND_STEPS and not bool(moving.any()):
             break
-        y = torch.where(moving, following, y)
-    return y, _objective(x, y, alpha, penalty)
+        at = torch.where(moving.unsqueeze(-1), following, at)
+        if step >= BLIND_STEPS and 2 * int(moving.sum()) <= len(left):
+            y[left] = at
+            left = left[moving]
+            points, at, scale, small = x[left], at[moving], alpha[left], rounding[left]
+    y[left] = at
+    return y.reshape(shape), _objective(x, y, alpha, penalty).reshape(shape[:-1])
+
+
+def _better_step(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
+    """Newton's step from y where it does better than that of majorization, otherwise the latter."""
+    r = y.unsqueeze(-2) - x
+    w, bend = penalty.weights((r * r).sum(-1), alpha)
+    gradient, total = (w.unsqueeze(-1) * r).sum(-2), w.sum(-1, keepdim=True)
+    majorized = torch.where(total > 0, y - gradient / total, y)
+    newton = y - torch.linalg.solve_ex(_hessian(r, w, bend), gradient.unsqueeze(-1))[0].squeeze(-1)
+    bound = _objective(x, majorized, alpha, penalty)
+    better = _objective(x, newton, alpha, penalty) <= bound * (1 + 4 * torch.finfo(x.dtype).eps)
+    return torch.where(better.unsqueeze(-1), newton, majorized)
 
 
 def _objective(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
