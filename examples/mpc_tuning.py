@@ -125,7 +125,7 @@ def draw(curve: list[float], ways: dict[str, Tensor], path: Path) -> None:
     right.axhspan(-1, 1, color="tab:green", alpha=0.1)
     middle.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=70)
 
 
 @torch.no_grad()
