@@ -9,7 +9,7 @@ the surface.
 Max pooling, which PointNet uses, takes wrong points for the extreme ones. The mean minimizes a sum of squares; robust
 pools minimize a penalty that grows more slowly (Gould, Hartley and Campbell, "Deep Declarative Networks", 2019), and
 their scale is learned with the network. Compared: max, mean, Huber, pseudo-Huber and, with --welsch, the Welsch pool,
-which is not convex: it is solved from several starts and takes ten times as long as the others together. Figure: the
+which is not convex: it is solved from several starts and takes longer than the others together. Figure: the
 accuracy of each on clouds with 60 % of wrong points.
 
 Usage: python examples/point_clouds.py [--fast] [--welsch] [--seed N] [--output FOLDER]
@@ -129,7 +129,7 @@ def main() -> None:
     """Train a network with each pool, compare, draw, and hold the result against its claim."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--fast", action="store_true", help="a few seconds, two pools, with a looser claim")
-    parser.add_argument("--welsch", action="store_true", help="the Welsch pool, too: minutes")
+    parser.add_argument("--welsch", action="store_true", help="the Welsch pool, too: slow")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--output", type=Path, default=Path("outputs"))
     options = parser.parse_args()
