@@ -1,7 +1,10 @@
 """convexlayers.plot: what is drawn is what was computed; axes are taken or made; matplotlib is optional."""
 
+import re
+import runpy
 import subprocess
 import sys
+from pathlib import Path
 
 import cvxpy as cp
 import matplotlib
@@ -19,6 +22,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
 DOUBLE = torch.float64
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -218,3 +222,16 @@ def test_a_solution_has_its_status():
     layer = ball(on_failure="nan")
     solution = layer.solve(points(4).reshape(2, 2, 4), torch.tensor([[1.0, -1.0], [1.0, 1.0]]))
     assert np.asarray(cl.plot.status(solution).images[0].get_array()).tolist() == [[0, 2], [0, 0]]
+
+
+# ------------------------------------------------------------------------------------------- the page
+
+
+def test_the_pictures_of_the_page_are_drawn_and_shown(tmp_path):
+    pictures = runpy.run_path(str(ROOT / "docs" / "pictures.py"))["PICTURES"]
+    page = (ROOT / "docs" / "seeing.md").read_text()
+    assert set(re.findall(r"\(images/(\w+)\.svg\)", page)) == set(pictures)
+    for name, draw in pictures.items():
+        draw(tmp_path / f"{name}.svg")
+        for folder in (tmp_path, ROOT / "docs" / "images"):
+            assert (folder / f"{name}.svg").read_text().rstrip().endswith("</svg>")

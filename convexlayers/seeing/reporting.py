@@ -189,7 +189,7 @@ def report(program: ParametrizedConeProgram, solver: str | Engine = "auto") -> R
         >>> problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), [cp.sum(x) == 1, x >= 0])
         >>> found = cl.report(cl.compile_problem(problem, [t], [x]))
         >>> found.work.nodes, found.work.fill >= 1
-        (10, True)
+        (13, True)
     """
     engine = make_engine(solver)
     return _make_report(engine.setup(program), engine, {}, None)
