@@ -115,6 +115,13 @@ def test_the_factor_is_below_the_diagonal_and_tells_fill_from_entries():
     assert found.entries == make_engine("native").setup(layer.program).describe()["nnz_L"]
 
 
+def test_what_is_too_large_for_a_picture_is_said(monkeypatch):
+    monkeypatch.setattr("convexlayers.plot.matrix.MOST_NODES", 20)
+    for draw in (cl.plot.kkt, cl.plot.factor):
+        with pytest.raises(ArgumentError, match="order 22, expected at most 20"):
+            draw(ball())
+
+
 # ------------------------------------------------------------------------------------------- convergence
 
 

@@ -45,7 +45,7 @@ def trace(layer: ConvexLayer, *values: Value) -> Trace:
     """Solve a batch with every limit of iterations up to the number that it takes.
 
     Args:
-        layer: whose engine is looked at.
+        layer: whose engine is looked at; nothing is relaxed.
         *values: one per parameter, as in a call.
     """
     with torch.no_grad():

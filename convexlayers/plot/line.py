@@ -58,6 +58,8 @@ def curves(
 ) -> list[Curve]:
     """Losses and their derivatives at the parameters start + t (stop - start), t from 0 to 1.
 
+    Where the exact derivative does not exist, as at a tie, a DerivativeWarning says so as after any backward pass.
+
     Args:
         layer: its problem and engine; its own derivative strategy counts for nothing here.
         start, stop: the ends of the line: one value per parameter in order, or by parameter or name; no batch.

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from convexlayers.errors import ArgumentError
 from convexlayers.layer import ConvexLayer
 from convexlayers.plot.canvas import load, make_axes
 from convexlayers.program import ParametrizedConeProgram
@@ -12,6 +13,8 @@ from convexlayers.seeing.pattern import KKTPattern, factor_pattern, kkt_pattern
 WHITE, DARK, FILL = "#ffffff", "#1f4e6e", "#e08a3c"
 # Names of parts with a smaller share of the nodes would cover each other.
 SMALLEST_SHARE = 0.02
+# A picture has no more points than that, and takes their square in memory.
+MOST_NODES = 5000
 
 
 def kkt(subject: ConvexLayer | ParametrizedConeProgram, axes: Any = None) -> Any:
@@ -28,6 +31,7 @@ def kkt(subject: ConvexLayer | ParametrizedConeProgram, axes: Any = None) -> Any
         the axes.
 
     Raises:
+        ArgumentError: the matrix is too large for a picture.
         PackageNotInstalledError: there is no matplotlib.
     """
     pattern = _pattern_of(subject)
@@ -56,6 +60,7 @@ def factor(subject: ConvexLayer | ParametrizedConeProgram, axes: Any = None) -> 
         the axes.
 
     Raises:
+        ArgumentError: the matrix is too large for a picture.
         PackageNotInstalledError: there is no matplotlib.
     """
     pattern = _pattern_of(subject)
@@ -80,7 +85,13 @@ def factor(subject: ConvexLayer | ParametrizedConeProgram, axes: Any = None) -> 
 
 def _pattern_of(subject: ConvexLayer | ParametrizedConeProgram) -> KKTPattern:
     program = subject.program if isinstance(subject, ConvexLayer) else subject
-    return kkt_pattern(program.structure)
+    pattern = kkt_pattern(program.structure)
+    if pattern.nodes > MOST_NODES:
+        raise ArgumentError(
+            f"The KKT matrix has order {pattern.nodes:,}, expected at most {MOST_NODES:,} for a picture. "
+            "convexlayers.seeing.kkt_pattern and layer.report() have its entries and their number."
+        )
+    return pattern
 
 
 def _draw(axes: Any, entries: np.ndarray, colors: list[str]) -> None:

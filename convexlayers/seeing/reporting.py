@@ -127,7 +127,7 @@ class Report:
                 ("factor", f"{work.factor_entries:,} entries below the diagonal, fill {work.fill:.2f}"),
                 (
                     "operations",
-                    f"{work.flops:,} per factorization: one in each iteration, polishing step and derivative",
+                    f"{work.flops:,} per factorization, at most one for each iteration, polishing step and derivative",
                 ),
             ]
         lines.append(("memory", _memory_line(self)))
