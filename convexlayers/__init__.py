@@ -5,7 +5,7 @@ Importing this package loads neither cvxpy nor a solver; they are loaded by what
 
 from typing import TYPE_CHECKING, Any
 
-from convexlayers import cones, engines, errors, nodes, zoo
+from convexlayers import cones, engines, errors, nodes, plot, zoo
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Exact, Perturbed, Smoothed
 from convexlayers.errors import ConvexLayersError, SolverError
@@ -18,6 +18,7 @@ from convexlayers.functional import (
 )
 from convexlayers.layer import ConvexLayer
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.seeing import citation, report
 from convexlayers.status import Status
 
 if TYPE_CHECKING:
@@ -35,12 +36,15 @@ __all__ = [
     "Smoothed",
     "SolverError",
     "Status",
+    "citation",
     "compile_problem",
     "cones",
     "differentiable_solution",
     "engines",
     "errors",
     "nodes",
+    "plot",
+    "report",
     "solve_cone_program",
     "solve_lp",
     "solve_qp",
