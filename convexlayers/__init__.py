@@ -24,7 +24,7 @@ from convexlayers.status import Status
 if TYPE_CHECKING:
     from convexlayers.compiler import compile_problem
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Cones",
