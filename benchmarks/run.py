@@ -29,7 +29,7 @@ from report import RESULTS, environment, show, write
 from tqdm import tqdm
 
 PEERS = [Cvxpylayers(), Cvxpylayers("MOREAU"), Moreau(), Moreau("ipm")]
-ENGINES = [Ours("clarabel"), Ours("scs")]
+ENGINES = [Ours("torch"), Ours("clarabel"), Ours("scs")]
 CONTENDERS = {contender.name: contender for contender in [Ours(), *PEERS, *ENGINES]}
 DEFAULT = [name for name in CONTENDERS if CONTENDERS[name] not in ENGINES]
 

@@ -61,6 +61,10 @@ class SparseMap:
         read = _as_slice(self.cols)
         self._slice = read if self._is_gather and self._has_unit_values else None
         self._row_slice = _as_slice(self.rows)
+        # Where every entry of the input is read once, the transpose is a gather as well.
+        order = torch.argsort(self.cols, stable=True)
+        is_permutation = self.nnz == self.shape[1] and bool((self.cols[order] == torch.arange(self.nnz)).all())
+        self._transposed = (self.rows[order], self.values[order]) if is_permutation else None
 
     @classmethod
     def identity(cls, width: int) -> "SparseMap":
@@ -129,6 +133,10 @@ class SparseMap:
         if self._is_injective:
             picked = y if self._has_unit_values else y * values
             return y.new_zeros(*y.shape[:-1], self.shape[1]).index_copy_(-1, cols, picked)
+        if self._transposed is not None:
+            rows, values = (part.to(y.device) for part in self._transposed)
+            picked = y.index_select(-1, rows)
+            return picked if self._has_unit_values else picked * values.to(y.dtype)
         picked = y.index_select(-1, rows) * values
         return torch.zeros(*y.shape[:-1], self.shape[1], dtype=y.dtype, device=y.device).index_add(-1, cols, picked)
 

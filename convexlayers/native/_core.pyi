@@ -89,3 +89,10 @@ def factor_and_solve(
     rhs: NDArray[float64],
     /,
 ) -> NDArray[float64]: ...
+
+class RowKernel:
+    def run(
+        self, addresses: tuple[Address, ...], rows: int, n: int, m: int, option: int, single: bool, threads: int, /
+    ) -> int: ...
+
+def zoo_kernel(name: str, /) -> RowKernel: ...

@@ -121,6 +121,9 @@ def unexpanded(*arguments: Argument, names: Sequence[str] = ()) -> list[Tensor]:
 
 def batched(*arguments: Argument, names: Sequence[str] = ()) -> list[Tensor]:
     """Like `unexpanded`, with the leading dimensions expanded to those of the batch."""
+    ready = _as_they_are(arguments)
+    if ready is not None:
+        return ready
     tensors = unexpanded(*arguments, names=names)
     shape = _common(tensors, arguments)
     return [
@@ -129,6 +132,26 @@ def batched(*arguments: Argument, names: Sequence[str] = ()) -> list[Tensor]:
         else tensor.expand(*shape, *tensor.shape[tensor.ndim - dims :])
         for tensor, (_, _, dims) in zip(tensors, arguments, strict=True)
     ]
+
+
+def _as_they_are(arguments: Sequence[Argument]) -> list[Tensor] | None:
+    """What `batched` returns for tensors that need no conversion, in a few microseconds; None where they may."""
+    first = arguments[0][1]
+    if not isinstance(first, Tensor) or not first.is_floating_point():
+        return None
+    dtype, device, lead = first.dtype, first.device, first.shape[: first.ndim - arguments[0][2]]
+    tensors = []
+    for _, value, dims in arguments:
+        if type(value) is float and dims == 0:
+            value = first.new_full(lead, value)
+        if not isinstance(value, Tensor) or value.dtype is not dtype or value.layout is not torch.strided:
+            return None
+        shape = value.shape
+        batch = len(shape) - dims
+        if batch < 0 or shape[:batch] != lead or 0 in shape[batch:] or value.device != device:
+            return None
+        tensors.append(value)
+    return tensors
 
 
 def vector_of(value: Value, like: Value) -> Value:

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, masked_mean, positive, remember, tangent_context
-from convexlayers.zoo.simplex import threshold
+from convexlayers.zoo.simplex import BALL, SPHERE, rows_on_simplex, rows_on_simplex_adjoint, threshold
 
 
 class Norm1(BatchedFunction):
@@ -27,6 +28,8 @@ class Norm1(BatchedFunction):
 
     @staticmethod
     def forward(v: Tensor, radius: Tensor, sphere: bool) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v, radius):
+            return rows_on_simplex(v, radius, SPHERE if sphere else BALL)
         size = v.abs()
         tau = threshold(size, radius.unsqueeze(-1))
         if sphere:
@@ -41,6 +44,8 @@ class Norm1(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         v, radius, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            return *rows_on_simplex_adjoint(v, radius, x, grad, SPHERE if ctx.options[0] else BALL), None
         sign, mask, moved = _faces(v, radius, x, *ctx.options)
         # Along the face's normal, sign on the support; nothing is lost inside of the ball.
         mean = moved * masked_mean(sign * grad, mask)
@@ -79,11 +84,13 @@ class Norm2(BatchedFunction):
 
     @staticmethod
     def forward(v: Tensor, radius: Tensor, sphere: bool) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v, radius):
+            v = _kernels.packed(v)
+            x = torch.empty_like(v)
+            tensors = (v, _kernels.packed(radius), x)
+            _kernels.run(_kernels.NORM2, tensors, radius.numel(), v.shape[-1], option=int(sphere))
+            return x
         radius = radius.unsqueeze(-1)
-        norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-        if _ordinary(norm, radius):
-            scale = radius / norm
-            return v * (scale if sphere else scale.clamp_(max=1))
         scale, moved, direction = _direction(v, radius, sphere)
         if direction is not None:
             return torch.where(moved, radius * direction, v)
@@ -96,8 +103,12 @@ class Norm2(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         v, radius, x = ctx.saved_tensors
-        if not torch.is_grad_enabled():
-            return *_pulled_back(v, radius.unsqueeze(-1), x, grad, *ctx.options), None
+        if _kernels.usable_once(x, grad):
+            v, radius = _kernels.packed(v), _kernels.packed(radius)
+            grads = torch.empty_like(v), torch.empty_like(radius)
+            tensors = (v, radius, _kernels.packed(x), _kernels.packed(grad), *grads)
+            _kernels.run(_kernels.NORM2_ADJOINT, tensors, radius.numel(), v.shape[-1], option=int(ctx.options[0]))
+            return *grads, None
         scale, normal, moved = _rays(v, radius.unsqueeze(-1), x, *ctx.options)
         along = (normal * grad).sum(-1, keepdim=True) * moved
         return scale * (grad - normal * along), along.squeeze(-1) if ctx.needs_input_grad[1] else None, None
@@ -112,27 +123,6 @@ class Norm2(BatchedFunction):
         if dradius is not None:
             out = out + moved * normal * dradius.unsqueeze(-1)
         return out
-
-
-def _ordinary(norm: Tensor, radius: Tensor) -> bool:
-    """Whether all norms are neither tiny nor huge, and all radii positive: no special case anywhere."""
-    if norm.numel() == 0:
-        return True
-    info = torch.finfo(norm.dtype)
-    least, largest = norm.aminmax()
-    return bool((least > info.tiny**0.5) & (largest < info.max**0.5) & (radius.amin() > 0))
-
-
-def _pulled_back(v: Tensor, radius: Tensor, x: Tensor, grad: Tensor, sphere: bool) -> tuple[Tensor, Tensor]:
-    """The cotangents of v and radius as in `Norm2.backward`, in fewer operations, not to be differentiated."""
-    norm = torch.linalg.vector_norm(v, dim=-1, keepdim=True)
-    along = (x * grad).sum(-1, keepdim=True) / radius
-    if sphere:
-        scale = torch.where(norm > 0, radius / norm, 0.0)
-    else:
-        moved = norm > radius
-        scale, along = torch.where(moved, radius / norm, 1.0), along * moved
-    return torch.addcmul(grad * scale, x, scale * along / -radius), along.squeeze(-1)
 
 
 def _direction(v: Tensor, radius: Tensor, sphere: bool) -> tuple[Tensor, Tensor, Tensor | None]:
@@ -173,6 +163,12 @@ class NormInf(BatchedFunction):
 
     @staticmethod
     def forward(v: Tensor, radius: Tensor, sphere: bool) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v, radius):
+            v = _kernels.packed(v)
+            x = torch.empty_like(v)
+            tensors = (v, _kernels.packed(radius), x)
+            _kernels.run(_kernels.NORM_INF, tensors, radius.numel(), v.shape[-1], option=int(sphere))
+            return x
         bound = torch.where(radius > 0, radius, torch.nan).unsqueeze(-1)
         x = torch.minimum(torch.maximum(v, -bound), bound)
         if not sphere:
@@ -187,7 +183,13 @@ class NormInf(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        v, _, x = ctx.saved_tensors
+        v, radius, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            v = _kernels.packed(v)
+            grads = torch.empty_like(v), torch.empty(radius.shape, dtype=v.dtype)
+            tensors = (v, _kernels.packed(x), _kernels.packed(grad), *grads)
+            _kernels.run(_kernels.NORM_INF_ADJOINT, tensors, radius.numel(), v.shape[-1], option=int(ctx.options[0]))
+            return *grads, None
         clipped = _clipped(v, x, *ctx.options)
         along = (clipped * grad).sum(-1) if ctx.needs_input_grad[1] else None
         return grad.masked_fill(clipped != 0, 0.0), along, None

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import ArgumentError
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, remember, tangent_context
 from convexlayers.zoo.simplex import Simplex
 
@@ -147,6 +148,11 @@ class Entmax15(BatchedFunction):
 
     @staticmethod
     def forward(z: Tensor) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(z):
+            z = _kernels.packed(z)
+            p = torch.empty_like(z)
+            _kernels.run(_kernels.ENTMAX15, (z, p), z.numel() // z.shape[-1], z.shape[-1])
+            return p
         half = (z - z.amax(-1, keepdim=True)) / 2
         tau = torch.full_like(half[..., :1], -1.0)
         u, total = half, tau
@@ -166,7 +172,13 @@ class Entmax15(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return _root_derivative(ctx.saved_tensors[-1], grad)
+        p = ctx.saved_tensors[-1]
+        if _kernels.usable_once(p, grad):
+            p, grad = _kernels.packed(p), _kernels.packed(grad)
+            grad_z = torch.empty_like(grad)
+            _kernels.run(_kernels.ENTMAX15_DERIVATIVE, (p, grad, grad_z), p.numel() // p.shape[-1], p.shape[-1])
+            return grad_z
+        return _root_derivative(p, grad)
 
     @staticmethod
     def jvp(ctx: Any, dz: Tensor) -> Tensor:  # type: ignore[override]

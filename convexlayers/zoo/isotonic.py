@@ -5,8 +5,8 @@
 
 The solution is constant on blocks, with the weighted mean of v as value. Neighbouring blocks whose means are in the
 wrong order belong together, in whatever order they are pooled (Barlow, Bartholomew, Bremner and Brunk, "Statistical
-inference under order restrictions", 1972), so all of them are, in all rows of the batch at once, until none is left:
-a round is a few passes over the blocks that remain, about log n rounds for noisy data.
+inference under order restrictions", 1972). A compiled loop pools them from left to right. Torch's operations pool all
+of them at once, in all rows of the batch, until none is left: about log n rounds for noisy data.
 
 Derivative: with B the block of i, x_i = sum_B w v / sum_B w, so dx_i = sum_B (w dv + (v - x) dw) / sum_B w (Best,
 Chakravarti, "Active set algorithms for isotonic regression", 1990).
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, positive, remember, tangent_context, vector_of
 from convexlayers.zoo._blocks import block_sum, labels_of, merged
 
@@ -30,6 +31,11 @@ class Isotonic(BatchedFunction):
         n = v.shape[-1]
         if v.numel() == 0:
             return torch.empty_like(v)
+        if _kernels.usable(v, weight):
+            v, weight = _kernels.packed(v), _kernels.packed(weight)
+            x = torch.empty_like(v)
+            _kernels.run(_kernels.ISOTONIC, (v, weight, x), v.numel() // n, n)
+            return x
         width, total = weight.reshape(-1), (weight * v).reshape(-1)
         row = torch.arange(width.numel(), device=v.device) // n
         labels = torch.arange(width.numel(), device=v.device)
@@ -53,6 +59,12 @@ class Isotonic(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
         v, weight, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            v, weight, x, grad = (_kernels.packed(tensor) for tensor in (v, weight, x, grad))
+            grads = torch.empty_like(v), torch.empty_like(v) if ctx.needs_input_grad[1] else None
+            tensors = (v, weight, x, grad, *grads)
+            _kernels.run(_kernels.ISOTONIC_ADJOINT, tensors, v.numel() // v.shape[-1], v.shape[-1])
+            return grads
         labels = labels_of(x)
         share = block_sum(grad, labels) / block_sum(weight, labels)
         return weight * share, share * (v - x) if ctx.needs_input_grad[1] else None

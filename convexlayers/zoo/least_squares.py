@@ -17,11 +17,22 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, positive, remember, tangent_context, vector_of
 
+# (A (*batch, m, n), b (*batch, m), w (*batch, m), ridge (*batch))
+Data = tuple[Tensor, Tensor, Tensor, Tensor]
 
-def _normal(A: Tensor, w: Tensor, R: Tensor) -> Tensor:
-    return (A * w.unsqueeze(-1)).mT @ A + torch.diag_embed(R)
+
+def _shrunk(x: Tensor, ridge: Tensor, bias: bool) -> Tensor:
+    """R x."""
+    out = ridge.unsqueeze(-1) * x
+    return torch.cat([out[..., :-1], torch.zeros_like(out[..., :1])], dim=-1) if bias else out
+
+
+def _normal(data: Data, bias: bool) -> Tensor:
+    A, _, w, ridge = data
+    return (A * w.unsqueeze(-1)).mT @ A + torch.diag_embed(_shrunk(torch.ones_like(A[..., 0, :]), ridge, bias))
 
 
 def _inverse(N: Tensor) -> tuple[Tensor, bool]:
@@ -45,17 +56,69 @@ def _times(M: Tensor, v: Tensor) -> Tensor:
     return (M @ v.unsqueeze(-1)).squeeze(-1)
 
 
+def _fit(data: Data, bias: bool) -> tuple[Tensor, Tensor]:
+    """x, and NaN in place of the kernel's factor."""
+    A, b, w, ridge = data
+    inverse = _inverse(_normal(data, bias))
+    x = _apply(inverse, _times(A.mT, w * b))
+    x = x + _apply(inverse, _times(A.mT, w * (b - _times(A, x))) - _shrunk(x, ridge, bias))
+    return x, torch.full_like(inverse[0], torch.nan)
+
+
+def _pulled_back(data: Data, x: Tensor, u: Tensor, bias: bool) -> tuple[Tensor, ...]:
+    """Cotangents of the data, from u."""
+    A, b, w, _ = data
+    r, Au = b - _times(A, x), _times(A, u)
+    grad_A = (w * r).unsqueeze(-1) * u.unsqueeze(-2) - (w * Au).unsqueeze(-1) * x.unsqueeze(-2)
+    product = -u * x
+    return grad_A, w * Au, r * Au, (product[..., :-1] if bias else product).sum(-1)
+
+
+def _packed(data: Data) -> Data:
+    A, b, w, ridge = data
+    return _kernels.packed(A), _kernels.packed(b), _kernels.packed(w), _kernels.packed(ridge)
+
+
+def _fit_rows(data: Data, bias: bool) -> tuple[Tensor, Tensor]:
+    """`_fit` by the kernel; elements that are singular, by themselves, by the pseudo-inverse."""
+    A, b, w, ridge = data = _packed(data)
+    m, n = A.shape[-2:]
+    x, factor = A.new_empty((*ridge.shape, n)), A.new_empty((*ridge.shape, n, n))
+    tensors = (*data, x, factor)
+    if _kernels.run(_kernels.LEAST_SQUARES, tensors, ridge.numel(), n, m=m, option=int(bias)):
+        left = factor[..., 0, 0].isnan()
+        x[left] = _fit((A[left], b[left], w[left], ridge[left]), bias)[0]
+    return x, factor
+
+
+def _pull_back_rows(data: Data, x: Tensor, factor: Tensor, grad: Tensor, bias: bool) -> tuple[Tensor, ...]:
+    """`_pulled_back` by the kernel, apart from elements that are singular."""
+    A, b, w, ridge = data = _packed(data)
+    x, factor, grad = _kernels.packed(x), _kernels.packed(factor), _kernels.packed(grad)
+    grads = tuple(torch.empty_like(part) for part in data)
+    m, n = A.shape[-2:]
+    tensors = (*data, x, factor, grad, *grads)
+    _kernels.run(_kernels.LEAST_SQUARES_ADJOINT, tensors, ridge.numel(), n, m=m, option=int(bias))
+    left = factor[..., 0, 0].isnan()
+    if bool(left.any()):
+        part = (A[left], b[left], w[left], ridge[left])
+        u = _apply(_inverse(_normal(part, bias)), grad[left])
+        for whole, found in zip(grads, _pulled_back(part, x[left], u, bias), strict=True):
+            whole[left] = found
+    return grads
+
+
 class LeastSquares(BatchedFunction):
-    """A (*batch, m, n), b (*batch, m), w (*batch, m), R (*batch, n) -> x (*batch, n), factor (*batch, n, n), or NaN."""
+    """A (*batch, m, n), b, w (*batch, m), ridge (*batch), bias -> x (*batch, n), the kernel's factor (*batch, n, n)."""
 
     auxiliary = 1
 
     @staticmethod
-    def forward(A: Tensor, b: Tensor, w: Tensor, R: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
-        factor, dense = _inverse(_normal(A, w, R))
-        x = _apply((factor, dense), _times(A.mT, w * b))
-        x = x + _apply((factor, dense), _times(A.mT, w * (b - _times(A, x))) - R * x)
-        return x, torch.full_like(factor, torch.nan) if dense else factor
+    def forward(  # type: ignore[override]
+        A: Tensor, b: Tensor, w: Tensor, ridge: Tensor, bias: bool
+    ) -> tuple[Tensor, Tensor]:
+        small = A.shape[-1] <= _kernels.LARGEST_ORDER and _kernels.usable(A, b, w, ridge)
+        return (_fit_rows if small else _fit)((A, b, w, ridge), bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
@@ -64,28 +127,28 @@ class LeastSquares(BatchedFunction):
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None, _: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         if grad is None:
-            return (None,) * 4
-        A, b, w, R, x, factor = ctx.saved_tensors
-        # The saved factor is a constant: only good where nobody differentiates this pass.
-        saved = not torch.is_grad_enabled() and not bool(factor[..., 0, 0].isnan().any())
-        u = _apply((factor, False) if saved else _inverse(_normal(A, w, R)), grad)
-        r, Au = b - _times(A, x), _times(A, u)
-        grad_A = (w * r).unsqueeze(-1) * u.unsqueeze(-2) - (w * Au).unsqueeze(-1) * x.unsqueeze(-2)
-        return grad_A, w * Au, r * Au, -u * x
+            return (None,) * 5
+        A, b, w, ridge, x, factor = ctx.saved_tensors
+        data, bias = (A, b, w, ridge), ctx.options[0]
+        if _kernels.usable_once(x, grad) and x.shape[-1] <= _kernels.LARGEST_ORDER:
+            return *_pull_back_rows(data, x, factor, grad, bias), None
+        u = _apply(_inverse(_normal(data, bias)), grad)
+        return *_pulled_back(data, x, u, bias), None
 
     @staticmethod
     def jvp(  # type: ignore[override]
-        ctx: Any, dA: Tensor | None, db: Tensor | None, dw: Tensor | None, dR: Tensor | None
+        ctx: Any, dA: Tensor | None, db: Tensor | None, dw: Tensor | None, dridge: Tensor | None, _: None
     ) -> tuple[Tensor, None]:
-        A, b, w, R, x = tangent_context(ctx)[:5]
+        A, b, w, ridge, x = tangent_context(ctx)[:5]
+        data, bias = (A, b, w, ridge), ctx.options[0]
         r = b - _times(A, x)
         right, change = torch.zeros_like(x), torch.zeros_like(b)
         if dA is not None:
             right, change = _times(dA.mT, w * r), -w * _times(dA, x)
         change = change if db is None else change + w * db
         change = change if dw is None else change + dw * r
-        right = right if dR is None else right - dR * x
-        return _apply(_inverse(_normal(A, w, R)), right + _times(A.mT, change)), None
+        right = right if dridge is None else right - _shrunk(x, dridge, bias)
+        return _apply(_inverse(_normal(data, bias)), right + _times(A.mT, change)), None
 
 
 def least_squares(
@@ -114,8 +177,5 @@ def least_squares(
     A, b, w, ridge = batched(("A", A, 2), ("b", b, 1), ("weight", weight, 1), ("ridge", ridge, 0))
     expect("b", b, A.shape[-2:-1], f": A is (*batch, {A.shape[-2]}, n)")
     expect("weight", w, b.shape[-1:])
-    R = ridge.unsqueeze(-1).expand(*ridge.shape, A.shape[-1])
-    if bias:
-        R = torch.cat([R[..., :-1], torch.zeros_like(R[..., :1])], dim=-1)
-    x = LeastSquares.call(A, b, w, R)[0]
+    x = LeastSquares.call(A, b, w, ridge, bias)[0]
     return (x[..., :-1], x[..., -1]) if bias else x

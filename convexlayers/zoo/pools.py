@@ -33,12 +33,16 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import ArgumentError
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, positive, remember, tangent_context
 
 MAX_STEPS = 100
 BLIND_STEPS = 3
 # Points at which the objective is looked at for a start.
 CANDIDATES = 64
+
+# Kinds that the kernel has, by its options.
+OPTIONS = {"pseudo-huber": 0, "huber": 1}
 
 Part = Callable[[Tensor, Tensor], Tensor]
 Pair = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -257,14 +261,6 @@ class Pool(BatchedFunction):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, alpha, y = ctx.saved_tensors
         penalty = PENALTIES[ctx.options[0]]
-        if x.shape[-1] == 1:
-            r = y - x.squeeze(-1)
-            t, alpha = r * r, alpha.unsqueeze(-1)
-            w, bend = penalty.weights(t, alpha)
-            H = w + bend * t
-            u = _divided(grad, H.sum(-1, keepdim=True))
-            along = -(u * penalty.slope(t, alpha) * r).sum(-1) if ctx.needs_input_grad[1] else None
-            return (u * H).unsqueeze(-1), along, None
         r = y.unsqueeze(-2) - x
         t = (r * r).sum(-1)
         w, bend = penalty.weights(t, alpha.unsqueeze(-1))
@@ -288,6 +284,52 @@ class Pool(BatchedFunction):
             slope = penalty.slope(t, alpha.unsqueeze(-1)).unsqueeze(-1)
             change = change - (slope * r).sum(-2) * dalpha.unsqueeze(-1)
         return _solve(_hessian(r, w, bend), change)
+
+
+class ScalarPool(BatchedFunction):
+    """x (*batch, n), alpha (*batch), kind -> y (*batch): `Pool` with d = 1."""
+
+    @staticmethod
+    def forward(x: Tensor, alpha: Tensor, kind: str) -> Tensor:  # type: ignore[override]
+        if kind in OPTIONS and _kernels.usable(x, alpha):
+            x, alpha = _kernels.packed(x), _kernels.packed(alpha)
+            y = torch.empty_like(alpha)
+            _kernels.run(_kernels.POOL, (x, alpha, y), alpha.numel(), x.shape[-1], option=OPTIONS[kind])
+            return y
+        return Pool.forward(x.unsqueeze(-1), alpha, kind).squeeze(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        remember(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        x, alpha, y = ctx.saved_tensors
+        kind = ctx.options[0]
+        if kind in OPTIONS and _kernels.usable_once(x, grad):
+            tensors = [_kernels.packed(tensor) for tensor in (x, alpha, y, grad)]
+            grads = torch.empty_like(tensors[0]), torch.empty_like(tensors[1])
+            _kernels.run(_kernels.POOL_ADJOINT, (*tensors, *grads), alpha.numel(), x.shape[-1], option=OPTIONS[kind])
+            return *grads, None
+        r, H, slope = _scalar_parts(x, alpha, y, kind)
+        u = _divided(grad, H.sum(-1)).unsqueeze(-1)
+        return u * H, -(u * slope * r).sum(-1) if ctx.needs_input_grad[1] else None, None
+
+    @staticmethod
+    def jvp(ctx: Any, dx: Tensor | None, dalpha: Tensor | None, _: None) -> Tensor:  # type: ignore[override]
+        x, alpha, y = tangent_context(ctx)
+        r, H, slope = _scalar_parts(x, alpha, y, ctx.options[0])
+        change = torch.zeros_like(y) if dx is None else (H * dx).sum(-1)
+        change = change if dalpha is None else change - (slope * r).sum(-1) * dalpha
+        return _divided(change, H.sum(-1))
+
+
+def _scalar_parts(x: Tensor, alpha: Tensor, y: Tensor, kind: str) -> tuple[Tensor, Tensor, Tensor]:
+    """r, H_i and dw_i / dalpha, each (..., n)."""
+    r, alpha = y.unsqueeze(-1) - x, alpha.unsqueeze(-1)
+    t = r * r
+    w, bend = PENALTIES[kind].weights(t, alpha)
+    return r, w + bend * t, PENALTIES[kind].slope(t, alpha)
 
 
 def _hessian(r: Tensor, w: Tensor, bend: Tensor) -> Tensor:
@@ -335,7 +377,7 @@ def robust_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> 
         2.0
     """
     x, alpha = batched(("x", x, 1), ("alpha", positive("alpha", alpha), 0))
-    return Pool.call(x.unsqueeze(-1), alpha, _known(kind)).squeeze(-1)
+    return ScalarPool.call(x, alpha, _known(kind))
 
 
 def robust_vector_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> Tensor:

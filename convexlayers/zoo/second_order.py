@@ -17,6 +17,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import wrong_shape
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, remember, tangent_context
 
 
@@ -25,6 +26,11 @@ class SecondOrderProjection(BatchedFunction):
 
     @staticmethod
     def forward(v: Tensor) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v):
+            v = _kernels.packed(v)
+            x = torch.empty_like(v)
+            _kernels.run(_kernels.SECOND_ORDER, (v, x), v.numel() // v.shape[-1], v.shape[-1])
+            return x
         t, x = v[..., :1], v[..., 1:]
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
         # Half of max(l1, 0), which is 0 in the polar cone; |x| is not 0 where the factor is used.
@@ -38,7 +44,13 @@ class SecondOrderProjection(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        return _derivative(ctx.saved_tensors[0], grad)
+        v = ctx.saved_tensors[0]
+        if _kernels.usable_once(v, grad):
+            v, grad_v = _kernels.packed(v), torch.empty_like(grad, memory_format=torch.contiguous_format)
+            tensors = (v, _kernels.packed(grad), grad_v)
+            _kernels.run(_kernels.SECOND_ORDER_DERIVATIVE, tensors, v.numel() // v.shape[-1], v.shape[-1])
+            return grad_v
+        return _derivative(v, grad)
 
     @staticmethod
     def jvp(ctx: Any, dv: Tensor) -> Tensor:  # type: ignore[override]

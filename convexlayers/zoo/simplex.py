@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import (
     BatchedFunction,
     batched,
@@ -37,6 +38,8 @@ from convexlayers.zoo._batched import (
 
 # Newton's steps before the first look at whether all elements are done.
 BLIND_STEPS = 3
+# Options of the kernel.
+SIMPLEX, BALL, SPHERE = range(3)
 # Bisection takes over from Newton's method where this many steps were not enough; it needs 64 for float64.
 MAX_STEPS = 200
 
@@ -60,11 +63,30 @@ def threshold(v: Tensor, radius: Tensor) -> Tensor:
     return torch.where(radius > 0, tau, math.nan)
 
 
+def rows_on_simplex(v: Tensor, radius: Tensor, option: int) -> Tensor:
+    """`Simplex` and `balls.Norm1` by the kernel, which iterates on each row alone."""
+    v = _kernels.packed(v)
+    x, n = torch.empty_like(v), v.shape[-1]
+    _kernels.run(_kernels.SIMPLEX, (v, _kernels.packed(radius), x), radius.numel(), n, option=option)
+    return x
+
+
+def rows_on_simplex_adjoint(v: Tensor, radius: Tensor, x: Tensor, grad: Tensor, option: int) -> tuple[Tensor, Tensor]:
+    """Their cotangents of v and radius."""
+    v, radius, grad = _kernels.packed(v), _kernels.packed(radius), _kernels.packed(grad)
+    grad_v, grad_radius = torch.empty_like(v), torch.empty_like(radius)
+    tensors = (v, radius, _kernels.packed(x), grad, grad_v, grad_radius)
+    _kernels.run(_kernels.SIMPLEX_ADJOINT, tensors, radius.numel(), v.shape[-1], option=option)
+    return grad_v, grad_radius
+
+
 class Simplex(BatchedFunction):
     """v (*batch, n), radius (*batch) -> x (*batch, n)."""
 
     @staticmethod
     def forward(v: Tensor, radius: Tensor) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v, radius):
+            return rows_on_simplex(v, radius, SIMPLEX)
         return (v - threshold(v, radius.unsqueeze(-1))).clamp_(min=0)
 
     @staticmethod
@@ -73,7 +95,9 @@ class Simplex(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x = ctx.saved_tensors[-1]
+        v, radius, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            return rows_on_simplex_adjoint(v, radius, x, grad, SIMPLEX)
         mask = x.detach().sign()
         mean = masked_mean(grad, mask)
         return mask * (grad - mean), mean.squeeze(-1) if ctx.needs_input_grad[1] else None
@@ -117,6 +141,11 @@ class CappedSimplex(BatchedFunction):
 
     @staticmethod
     def forward(v: Tensor, radius: Tensor, cap: Tensor) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(v, radius, cap):
+            v, radius, cap = _kernels.packed(v), _kernels.packed(radius), _kernels.packed(cap)
+            x = torch.empty_like(v)
+            _kernels.run(_kernels.CAPPED, (v, radius, cap, x), radius.numel(), v.shape[-1])
+            return x
         tau = capped_threshold(v, radius.unsqueeze(-1), cap)
         return torch.minimum((v - tau).clamp_(min=0), cap)
 
@@ -126,7 +155,12 @@ class CappedSimplex(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        _, _, cap, x = ctx.saved_tensors
+        _, radius, cap, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            cap, x, grad = _kernels.packed(cap), _kernels.packed(x), _kernels.packed(grad)
+            grads = torch.empty_like(x), torch.empty(radius.shape, dtype=x.dtype), torch.empty_like(x)
+            _kernels.run(_kernels.CAPPED_ADJOINT, (cap, x, grad, *grads), radius.numel(), x.shape[-1])
+            return grads
         free, full = _free_and_full(x, cap)
         mean = masked_mean(grad, free)
         centred = grad - mean

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import ArgumentError, SecondDerivativeError
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, remember, tangent_context
 
 
@@ -70,6 +71,12 @@ class SpectralMap(BatchedFunction):
 
     @staticmethod
     def forward(A: Tensor, count: int | None) -> tuple[Tensor, Tensor, Tensor]:  # type: ignore[override]
+        n = A.shape[-1]
+        if n <= _kernels.LARGEST_SPECTRUM and _kernels.usable(A):
+            A = _kernels.packed(A)
+            X, eigenvalues, V = torch.empty_like(A), A.new_empty(A.shape[:-1]), torch.empty_like(A)
+            _kernels.run(_kernels.SPECTRAL, (A, X, eigenvalues, V), A.numel() // n**2, n, option=count or 0)
+            return X, eigenvalues, V
         A = _symmetric(A)
         finite = A.isfinite().all(-1).all(-1)[..., None, None]
         eigenvalues, V = torch.linalg.eigh(torch.where(finite, A, 0.0))
@@ -85,6 +92,12 @@ class SpectralMap(BatchedFunction):
         if grad is None:
             return None, None
         A, eigenvalues, V = ctx.saved_tensors[0], *ctx.saved_tensors[2:]
+        if _kernels.usable_once(V, grad) and V.shape[-1] <= _kernels.LARGEST_ORDER:
+            grad = _kernels.packed(grad)
+            grad_A, tensors = torch.empty_like(grad), (_kernels.packed(eigenvalues), _kernels.packed(V), grad)
+            rows, n = eigenvalues.numel() // V.shape[-1], V.shape[-1]
+            _kernels.run(_kernels.SPECTRAL_DERIVATIVE, (*tensors, grad_A), rows, n, option=ctx.options[0] or 0)
+            return grad_A, None
         return SpectralTangent.call(A, _symmetric(grad), eigenvalues, V, *ctx.options), None
 
     @staticmethod

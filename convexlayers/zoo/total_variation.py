@@ -6,9 +6,10 @@ The dual is a box-constrained QP with a tridiagonal matrix, x = y - D'u:
 
     minimize  1/2 u'DD'u - (Dy)'u    subject to  -lambda <= u <= lambda
 
-`solve_qp` solves it and says which bounds are active. Those are the steps of x with their signs sigma; between them x
-is constant, and with d_i = sigma_i - sigma_i-1 it is the mean over the block of y + lambda d: exact, not to a
-tolerance.
+The sums of x up to an entry are a string, pulled taut between two walls lambda below and above the sums of y. Its bends
+are the active bounds of the dual: a compiled loop finds them (native/src/zoo/sequences.hpp), and where that cannot be
+used `solve_qp` does. They are the steps of x, with signs sigma; between them x is constant, and with d_i = sigma_i -
+sigma_i-1 it is the mean over the block of y + lambda d: exact, not to a tolerance.
 
 Derivative: the steps and their signs stay, so dx is the mean over the block of dy + d dlambda. It is block averaging,
 not the identity that |.| would give automatic differentiation.
@@ -22,6 +23,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.functional import solve_qp
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, positive, remember, tangent_context
 from convexlayers.zoo._blocks import block_mean, labels_of
 
@@ -62,6 +64,12 @@ class TotalVariation(BatchedFunction):
 
     @staticmethod
     def forward(y: Tensor, strength: Tensor) -> Tensor:  # type: ignore[override]
+        if _kernels.usable(y, strength):
+            y = _kernels.packed(y)
+            x = torch.empty_like(y)
+            tensors = (y, _kernels.packed(strength), x)
+            _kernels.run(_kernels.TOTAL_VARIATION, tensors, strength.numel(), y.shape[-1])
+            return x
         if y.shape[-1] == 1 or y.numel() == 0:
             return torch.where(strength.unsqueeze(-1) >= 0, y, torch.nan)
         sign, solved = _steps(y, strength)
@@ -76,7 +84,12 @@ class TotalVariation(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
-        x = ctx.saved_tensors[-1]
+        _, strength, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            x, grad = _kernels.packed(x), _kernels.packed(grad)
+            grads = torch.empty_like(x), torch.empty(strength.shape, dtype=x.dtype)
+            _kernels.run(_kernels.TOTAL_VARIATION_ADJOINT, (x, grad, *grads), strength.numel(), x.shape[-1])
+            return grads
         mean = block_mean(grad, labels_of(x))
         turns = _turns(x.detach().diff(dim=-1).sign())
         return mean, (mean * turns).sum(-1) if ctx.needs_input_grad[1] else None

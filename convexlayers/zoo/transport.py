@@ -8,7 +8,7 @@ P_ij = exp(f_i + g_j - C_ij / eps), where f and g maximize the dual a'f + b'g - 
 Sinkhorn's algorithm. Here: a first pair of updates in the log domain, then products with the matrix P itself, whose
 rows and columns are scaled, and from a rough solution on Newton's method, with the system of `_marginals` for W = P:
 quadratically convergent also where Sinkhorn's algorithm takes thousands of steps (Brauer, Clason, Lorenz and Wirth,
-2017).
+2017). Plans of up to 64 rows and columns are found by a compiled loop, several at once.
 
 Derivative (Luise, Rudi, Pontil and Ciliberto, "Differential properties of Sinkhorn approximation", 2018): with K = C
 / eps, dP = P o (df 1' + 1 dg' - dK), of row sums da and column sums db. For a cotangent G of P and R = P o G, let
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.batching import Value
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, positive, remember, tangent_context, vector_of
 from convexlayers.zoo._marginals import potentials, spread
 
@@ -102,6 +103,12 @@ class Transport(BatchedFunction):
     def forward(C: Tensor, a: Tensor, b: Tensor, eps: Tensor) -> Tensor:  # type: ignore[override]
         if C.numel() == 0:
             return torch.empty_like(C)
+        n, m = C.shape[-2:]
+        if max(n, m) <= _kernels.LARGEST_PLAN and _kernels.usable(C, a, b, eps):
+            C, a, b, eps = (_kernels.packed(tensor) for tensor in (C, a, b, eps))
+            P = torch.empty_like(C)
+            _kernels.run(_kernels.TRANSPORT, (C, a, b, eps, P), eps.numel(), n, m=m)
+            return P
         return _solve(C / torch.where(eps > 0, eps, math.nan)[..., None, None], a, b)
 
     @staticmethod
@@ -110,7 +117,13 @@ class Transport(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        C, _, _, eps, P = ctx.saved_tensors
+        C, a, b, eps, P = ctx.saved_tensors
+        n, m = C.shape[-2:]
+        if max(n, m) <= _kernels.LARGEST_PLAN and _kernels.usable_once(C, eps, P, grad):
+            tensors = [_kernels.packed(tensor) for tensor in (C, eps, P, grad)]
+            grads = (torch.empty_like(tensors[0]), P.new_empty(a.shape), P.new_empty(b.shape), P.new_empty(eps.shape))
+            _kernels.run(_kernels.TRANSPORT_ADJOINT, (*tensors, *grads), eps.numel(), n, m=m)
+            return grads
         R = P * grad
         lam, mu = potentials(P, R.sum(-1), R.sum(-2))
         grad_K = P * spread(lam, mu) - R

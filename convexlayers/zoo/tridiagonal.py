@@ -2,10 +2,12 @@
 
     Ax = b,    A = tridiag(L, D, U),  entries (tridiagonal) or blocks of k x k
 
-The systems of a batch, one after the other, are one long banded system whose couplings between elements are zero, so
-that one call of LAPACK (gtsv, gbsv: elimination with partial pivoting, which never swaps rows across a zero coupling)
-solves them all, in time proportional to the number of unknowns, with no loop in Python. It runs on the CPU, in double
-precision unless everything is single.
+Entries: the systems of a batch are eliminated with partial pivoting, eight side by side, by a compiled loop.
+
+Blocks, and what that loop cannot take: the systems of a batch, one after the other, are one long banded system whose
+couplings between elements are zero, so that one call of LAPACK (gtsv, gbsv: elimination with partial pivoting, which
+never swaps rows across a zero coupling) solves them all, in time proportional to the number of unknowns, with no loop
+in Python. It runs on the CPU, in double precision unless everything is single.
 
 Derivative: A dx = db - dA x. With A'w = g for a cotangent g: grad_b = w, and grad_A = -w x' on the three diagonals.
 """
@@ -19,6 +21,7 @@ from torch import Tensor
 
 from convexlayers.batching import Value
 from convexlayers.errors import wrong_shape
+from convexlayers.zoo import _kernels
 from convexlayers.zoo._batched import BatchedFunction, batched, expect, remember, tangent_context
 
 
@@ -114,6 +117,50 @@ class BlockTridiagonal(BatchedFunction):
         return BlockTridiagonal.call(L, D, U, db - _product(dL, dD, dU, x))
 
 
+class Tridiagonal(BatchedFunction):
+    """lower, diagonal, upper, b (*batch, n - 1 or n) -> x (*batch, n)."""
+
+    @staticmethod
+    def forward(lower: Tensor, diagonal: Tensor, upper: Tensor, b: Tensor) -> Tensor:  # type: ignore[override]
+        if b.numel() == 0:
+            return torch.empty_like(b)
+        if _kernels.usable(lower, diagonal, upper, b):
+            tensors = [_kernels.packed(tensor) for tensor in (lower, diagonal, upper, b)]
+            x = torch.empty_like(tensors[-1])
+            _kernels.run(_kernels.TRIDIAGONAL, (*tensors, x), x.numel() // x.shape[-1], x.shape[-1])
+            return x
+        L, D, U = (part[..., None, None] for part in (lower, diagonal, upper))
+        return _solve(L, D, U, b.unsqueeze(-1)).squeeze(-1)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        remember(ctx, inputs, output)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+        lower, diagonal, upper, _, x = ctx.saved_tensors
+        if _kernels.usable_once(x, grad):
+            tensors = [_kernels.packed(tensor) for tensor in (lower, diagonal, upper, x, grad)]
+            grads = [torch.empty_like(tensors[position]) for position in (0, 1, 2, 3)]
+            _kernels.run(_kernels.TRIDIAGONAL_ADJOINT, (*tensors, *grads), x.numel() // x.shape[-1], x.shape[-1])
+            return tuple(grads)
+        w = Tridiagonal.call(upper, diagonal, lower, grad)
+        return -w[..., 1:] * x[..., :-1], -w * x, -w[..., :-1] * x[..., 1:], w
+
+    @staticmethod
+    def jvp(  # type: ignore[override]
+        ctx: Any, dlower: Tensor | None, ddiagonal: Tensor | None, dupper: Tensor | None, db: Tensor | None
+    ) -> Tensor:
+        lower, diagonal, upper, b, x = tangent_context(ctx)
+        right = torch.zeros_like(b) if db is None else db
+        right = right if ddiagonal is None else right - ddiagonal * x
+        if dlower is not None:
+            right = right - torch.nn.functional.pad(dlower * x[..., :-1], (1, 0))
+        if dupper is not None:
+            right = right - torch.nn.functional.pad(dupper * x[..., 1:], (0, 1))
+        return Tridiagonal.call(lower, diagonal, upper, right)
+
+
 def tridiagonal_solve(lower: Value, diagonal: Value, upper: Value, b: Value) -> Tensor:
     """Solve tridiagonal systems.
 
@@ -136,10 +183,10 @@ def tridiagonal_solve(lower: Value, diagonal: Value, upper: Value, b: Value) -> 
         ("lower", lower, 1), ("diagonal", diagonal, 1), ("upper", upper, 1), ("b", b, 1)
     )
     n = diagonal.shape[-1]
-    for name, value, size in (("lower", lower, n - 1), ("upper", upper, n - 1), ("b", b, n)):
-        expect(name, value, (size,), f": diagonal is (*batch, {n})")
-    blocks = (value[..., None, None] for value in (lower, diagonal, upper))
-    return BlockTridiagonal.call(*blocks, b.unsqueeze(-1)).squeeze(-1)
+    if (lower.shape[-1], upper.shape[-1], b.shape[-1]) != (n - 1, n - 1, n):
+        for name, value, size in (("lower", lower, n - 1), ("upper", upper, n - 1), ("b", b, n)):
+            expect(name, value, (size,), f": diagonal is (*batch, {n})")
+    return Tridiagonal.call(lower, diagonal, upper, b)
 
 
 def block_tridiagonal_solve(lower: Value, diagonal: Value, upper: Value, b: Value) -> Tensor:

@@ -5,10 +5,11 @@
 #include <nanobind/ndarray.h>
 
 #include <algorithm>
-#include <algorithm>
+#include <array>
 #include <memory>
 #include <new>
 #include <numeric>
+#include <stdexcept>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "solver.hpp"
 #include "symbolic/analyze.hpp"
 #include "validate.hpp"
+#include "zoo/kernels.hpp"
 
 namespace nb = nanobind;
 namespace symbolic = convexlayers::symbolic;
@@ -262,6 +264,23 @@ bool have_attributes(const Attributes& asked, Address values, std::int64_t entri
     return convexlayers::have_attributes(asked, pointer<const double>(values), count, slack, threads);
 }
 
+// The kernel of a layer; see zoo/kernels.hpp and convexlayers/zoo/_kernels.py.
+const convexlayers::zoo::Kernel* zoo_kernel(const char* name) {
+    const auto* const found = convexlayers::zoo::find(name);
+    if (found == nullptr) throw std::invalid_argument(name);
+    return found;
+}
+
+std::int64_t run_rows(const convexlayers::zoo::Kernel& kernel, const nb::tuple& addresses, std::int64_t rows,
+                      std::int64_t n, std::int64_t m, int option, bool single, int threads) {
+    std::array<Address, 16> at{};
+    const auto count = static_cast<std::size_t>(kernel.tensors);
+    if (nb::len(addresses) != count) throw std::invalid_argument(kernel.name);
+    for (std::size_t i = 0; i < count; ++i) at[i] = nb::cast<Address>(addresses[i]);
+    const nb::gil_scoped_release unlocked;
+    return convexlayers::zoo::run(kernel, {at.data(), rows, n, m, option}, single, threads);
+}
+
 nb::dict info() {
     const auto build = convexlayers::build_info();
     nb::dict result;
@@ -290,4 +309,7 @@ NB_MODULE(_core, module) {
     nb::class_<Attributes>(module, "Attributes", "What the values of a parameter have to be; see validation.py.")
         .def("hold", &have_attributes);
     module.def("make_attributes", &make_attributes, nb::rv_policy::take_ownership);
+    nb::class_<convexlayers::zoo::Kernel>(module, "RowKernel", "One loop over the rows of a batch; see zoo/_kernels.py.")
+        .def("run", &run_rows);
+    module.def("zoo_kernel", &zoo_kernel, nb::rv_policy::reference);
 }
