@@ -60,6 +60,11 @@ class Structure:
         return self.slices["offset"].stop
 
     @cached_property
+    def P_diagonal(self) -> np.ndarray:
+        """Which of P's stored entries stand on its diagonal."""
+        return np.flatnonzero(self.P_rows == self.P_cols)
+
+    @cached_property
     def indptr(self) -> tuple[np.ndarray, np.ndarray]:
         """Column pointers (n + 1) of P's upper triangle and of A, as compressed sparse columns want them."""
         pointers = (np.searchsorted(cols, np.arange(self.n + 1)) for cols in (self.P_cols, self.A_cols))

@@ -7,7 +7,8 @@ with large numbers never. For positive tau, sigma, omega the program with
 
 has the solution x' = x/tau, s' = s/sigma, z' = sigma/omega z, and the objective of the original divided by omega (cones
 are invariant). The three are powers of two, so that nothing is rounded, and chosen from medians of the nonzero entries,
-so that one huge bound does not make everything else small.
+so that one huge bound does not make everything else small. Of P the diagonal counts, which bounds the other entries of
+a positive semidefinite matrix: small ones beside it say nothing.
 """
 
 from dataclasses import dataclass
@@ -66,12 +67,13 @@ class Scaling:
 
 def find_scaling(program: ConeProgram) -> Scaling:
     """Units for every element; 1 for what an element does not have."""
-    P, q, A = (_typical(part, ROUNDING) for part in (program.P_values, program.q, program.A_values))
-    b = _typical(program.b)
+    diagonal = torch.as_tensor(program.structure.P_diagonal, device=program.data.device)
+    sources = program.P_values.index_select(-1, diagonal), program.q, program.A_values
+    (P, q, A), b = (_typical(part, ROUNDING) for part in sources), _typical(program.b)
     from_objective = torch.where((P > 0) & (q > 0), q / torch.where(P > 0, P, torch.ones_like(P)), torch.ones_like(q))
     size_A = torch.where(A > 0, A, torch.ones_like(A))
     natural = size_A * from_objective
-    noise = (P > 0) & (q > 0) & (b < RIGHT_SIDE_NOISE * natural)
+    noise = (P > 0) & (q > 0) & (b < RIGHT_SIDE_NOISE * natural) & (b < ROUNDING)
     sigma = _power_of_two(torch.where((b > 0) & ~noise, b, natural))
     tau = _power_of_two(torch.where(A > 0, sigma / size_A, from_objective))
     omega = _power_of_two(torch.maximum(tau * q, tau * tau * P))
@@ -81,8 +83,9 @@ def find_scaling(program: ConeProgram) -> Scaling:
     return Scaling(tau, sigma, omega, torch.cat(data, dim=-1))
 
 
-# A right-hand side this much smaller than A x is at the minimum of the objective alone is rounding, not a unit.
-RIGHT_SIDE_NOISE = 2.0**-20
+# A right-hand side that is tiny, and this much smaller than A x is at the minimum of the objective alone, is rounding,
+# not a unit. One of size one never is: beside a small ridge the minimum of the objective alone is very far away.
+RIGHT_SIDE_NOISE = 2.0**-45
 # Numbers below this are zero for the choice of units: 1e-300 beside 1 is not what half of the numbers are like.
 SMALLEST_NUMBER = 2.0**-200
 # So are numbers of P, q and A this much below both 1 and the largest of their kind: what rounding leaves where a zero

@@ -6,6 +6,7 @@ from pathlib import Path
 import cvxpy as cp
 import pytest
 import torch
+from scipy.optimize import linprog
 
 import convexlayers as cl
 from convexlayers import Status
@@ -119,6 +120,36 @@ def test_a_huge_bound_is_no_bound(where, size, quadratic):
         expected, found = (cl.solve_qp(**given, solver="native") for given in (free, huge))
         assert (found.x - expected.x).abs().max() <= 1e-8
         assert not bool(found.rescued)
+
+
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel", "scs"])
+@pytest.mark.parametrize("ridge", [1e-6, 1e-7, 1e-8, 1e-9, 1e-10, 1e-12])
+def test_a_small_ridge_is_no_unit(ridge, solver):
+    """The minimum of the objective alone is at 1 / ridge; constraints of size one are not rounding beside it."""
+    generator = torch.Generator().manual_seed(7)
+    q = -torch.rand(20, 5, generator=generator, dtype=torch.float64) - 0.5
+    G, ones = torch.rand(20, 3, 5, generator=generator, dtype=torch.float64), torch.ones(3, dtype=torch.float64)
+    P = ridge * torch.eye(5, dtype=torch.float64)
+    solution = cl.solve_qp(P, q, G, ones, lb=0.0, solver=solver)
+    assert ((G @ solution.x.unsqueeze(-1)).squeeze(-1) - ones).max() <= 1e-7
+    assert solution.x.min() >= -1e-7
+    for i in range(20):
+        vertex = linprog(q[i].numpy(), G[i].numpy(), ones.numpy())
+        # The ridge at the vertex is what it may cost, and it is never less than nothing.
+        cost = 0.5 * ridge * float((vertex.x**2).sum())
+        assert -1e-7 <= float(solution.objective[i]) - vertex.fun <= cost + 1e-7
+
+
+@pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])
+@pytest.mark.parametrize("small", [1e-17, 1e-12, 1e-9, 1e-8, 1e-6])
+def test_small_entries_beside_the_diagonal_are_no_unit(small, solver):
+    """Nearly uncorrelated assets: most entries of P are tiny, and say nothing of the size of x."""
+    n, generator = 12, torch.Generator().manual_seed(8)
+    off = torch.randn(n, n, generator=generator, dtype=torch.float64)
+    P = torch.eye(n, dtype=torch.float64) + small * (off + off.T)
+    q = torch.randn(10, n, generator=generator, dtype=torch.float64)
+    solution = cl.solve_qp(P, q, lb=0.0, solver=solver)
+    assert torch.allclose(solution.x, (-q).clamp(min=0), rtol=0, atol=1e-7 + 100 * small)
 
 
 @pytest.mark.parametrize("solver", ["native", "torch", "clarabel"])

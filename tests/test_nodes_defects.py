@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
 
-from convexlayers.nodes import LBFGS, DeclarativeNode, Newton, Restarts
+from convexlayers.nodes import LBFGS, SQP, AugmentedLagrangian, DeclarativeNode, Newton, Restarts
 
+# How the solution is found: by a solve of one's own, or by a solver of ours.
+FOUND_BY = pytest.mark.parametrize("solver", [None, SQP(), AugmentedLagrangian()], ids=["own", "sqp", "multipliers"])
 SPHERE, BALL = samples.Sphere(), samples.Ball()
 
 
@@ -63,14 +65,14 @@ def test_an_inequality_that_only_touches_is_flagged(off):
     torch.testing.assert_close(found, torch.ones_like(x))
 
 
-@pytest.mark.parametrize("built_in", [True, False])
-def test_duplicate_constraints(built_in):
+@FOUND_BY
+def test_duplicate_constraints(solver):
     """The sphere, twice and scaled."""
 
     def twice(x, y):
         return torch.stack([y @ y - 1, 3 * (1 - y @ y)])
 
-    options = {"start": SPHERE.start} if built_in else {"solver": SPHERE.solve}
+    options = {"start": SPHERE.start, "solver": solver} if solver else {"solver": SPHERE.solve}
     (x,) = SPHERE.inputs(seeded(0))
     x.requires_grad_()
     solution = projection(twice, **options).solve(x)
@@ -95,14 +97,14 @@ def test_duplicate_inequalities():
     torch.testing.assert_close(found, expected)
 
 
-@pytest.mark.parametrize("built_in", [True, False])
-def test_overdetermined_active_sets(built_in):
+@FOUND_BY
+def test_overdetermined_active_sets(solver):
     """Three constraints meet at a corner of the plane; the projection there is constant."""
 
     def corner(x, y):
         return torch.stack([y[0], y[1], y[0] + y[1]])
 
-    options = {"start": torch.full((2,), -1.0)} if built_in else {"solver": lambda x: x.clamp(max=0)}
+    options = {"start": torch.full((2,), -1.0), "solver": solver} if solver else {"solver": lambda x: x.clamp(max=0)}
     x = torch.tensor([[1.0, 2.0], [0.5, 0.25]], dtype=torch.float64, requires_grad=True)
     solution = projection(None, corner, **options).solve(x)
     torch.testing.assert_close(solution.y, torch.zeros(2, 2, dtype=torch.float64), rtol=0, atol=1e-9)
@@ -111,8 +113,8 @@ def test_overdetermined_active_sets(built_in):
     assert bool(torch.isfinite(solution.inequality_multipliers).all())
 
 
-@pytest.mark.parametrize("built_in", [True, False])
-def test_linear_programs(built_in):
+@FOUND_BY
+def test_linear_programs(solver):
     """minimize c'y on the simplex {y >= 0, b'y = 1}: a vertex, which moves with b and not with c."""
     c = torch.tensor([[3.0, 1.0, 2.0], [-1.0, 0.5, 2.0]], dtype=torch.float64, requires_grad=True)
     b = torch.tensor([[1.0, 2.0, 1.0], [4.0, 1.0, 1.0]], dtype=torch.float64, requires_grad=True)
@@ -121,7 +123,7 @@ def test_linear_programs(built_in):
         best = (c / b).argmin(1, keepdim=True)
         return torch.zeros_like(c).scatter(1, best, 1 / b.gather(1, best))
 
-    options = {"start": torch.full((3,), 0.3)} if built_in else {"solver": vertex}
+    options = {"start": torch.full((3,), 0.3), "solver": solver} if solver else {"solver": vertex}
     node = DeclarativeNode(lambda c, b, y: c @ y, lambda c, b, y: b @ y - 1, lambda c, b, y: -y, **options)
     y = node(c, b)
     torch.testing.assert_close(y, vertex(c, b), rtol=0, atol=1e-9)

@@ -11,6 +11,10 @@ from torch.autograd import gradcheck, gradgradcheck
 from convexlayers.errors import ArgumentError
 from convexlayers.nodes import PnP
 from convexlayers.nodes.pnp import angle_axis, linear_pose, project, rotation_matrix
+from convexlayers.nodes.pose_objective import PoseObjective
+from convexlayers.nodes.pose_starts import first_pose
+from convexlayers.nodes.problem import row_jacobian
+from convexlayers.nodes.rotation import contracted, rodrigues, rotation_derivative
 
 CAMERA = torch.tensor([500.0, 520.0, 320.0, 240.0], dtype=torch.float64)
 PLAIN = torch.tensor([1.0, 1.0, 0.0, 0.0], dtype=torch.float64)
@@ -98,9 +102,8 @@ def test_shared_intrinsics_get_the_sum():
     torch.testing.assert_close(total, parts.sum(0))
 
 
-@pytest.mark.parametrize("size", [0.0, 1e-6, 0.03, 0.0317, 1.0, 3.0])
+@pytest.mark.parametrize("size", [0.0, 1e-6, 0.03, 0.999, 1.001, 3.0])
 def test_rotations_are_smooth(size):
-    """Through the border between series and formula, which is at 0.0316."""
     v = size * torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64)
     R = rotation_matrix(v)
     torch.testing.assert_close(R @ R.T, torch.eye(3, dtype=torch.float64))
@@ -109,6 +112,93 @@ def test_rotations_are_smooth(size):
     v.requires_grad_()
     assert gradcheck(rotation_matrix, (v,))
     assert gradgradcheck(rotation_matrix, (v,))
+
+
+@pytest.mark.parametrize("size", [0.0, 1e-4, 0.999, 1.001, 2.5])
+def test_derivatives_of_rotations_are_those_of_automatic_differentiation(size):
+    """Through the border between series and formula, which is at 1."""
+    r = size * torch.tensor([0.6, 0.0, -0.8], dtype=torch.float64)
+    G = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    f = rodrigues((r @ r).unsqueeze(0))
+    first, second = contracted(r.unsqueeze(0), f, G.unsqueeze(0))
+
+    def weighted(r):
+        return (G * rotation_matrix(r)).sum()
+
+    torch.testing.assert_close(first[0], torch.func.grad(weighted)(r), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(second[0], torch.func.hessian(weighted)(r), rtol=1e-11, atol=1e-11)
+    expected = torch.func.jacrev(rotation_matrix)(r)
+    torch.testing.assert_close(rotation_derivative(r.unsqueeze(0), f)[0], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [None, 0.1])
+@pytest.mark.parametrize("behind", [False, True])
+def test_formulas_of_the_objective_are_those_of_automatic_differentiation(scale, behind):
+    pose, image, space = scene(8, 5, 7, noise=0.05, intrinsics=CAMERA)
+    pose = pose + 0.1
+    if behind:
+        space[:, 0] = -20 * rotations(pose)[:, 2]
+    weights = torch.linspace(0, 1.5, 7, dtype=torch.float64).expand(5, 7)
+    objective = PoseObjective(image, space, weights, CAMERA.expand(5, 4), scale)
+    slope = torch.func.grad(lambda pose: objective.value(pose).sum())(pose)
+    torch.testing.assert_close(objective.gradient(pose), slope, rtol=1e-11, atol=1e-9)
+    exact = row_jacobian(objective.gradient, pose)
+    torch.testing.assert_close(objective.hessian(pose), exact, rtol=1e-10, atol=1e-6)
+    value, gradient, gauss_newton = objective.quadratic(pose, torch.zeros(5, dtype=torch.bool))
+    torch.testing.assert_close(value, objective.value(pose))
+    torch.testing.assert_close(gradient, slope, rtol=1e-11, atol=1e-9)
+    if scale is None and not behind:
+        errors = row_jacobian(
+            lambda pose: (weights.sqrt().unsqueeze(2) * (project(pose, space, CAMERA)[0] - image)).flatten(1), pose
+        )
+        torch.testing.assert_close(gauss_newton, errors.mT @ errors)
+
+
+def test_the_first_pose_sees_every_point():
+    """With wrong matches the linear solution may put points behind the camera, whence no descent leads out."""
+    generator = torch.Generator().manual_seed(9)
+    pose, image, space = scene(9, 32, 20)
+    image[:, :12] = image[:, torch.randperm(12, generator=generator)]
+    weights = torch.rand(32, 20, generator=generator, dtype=torch.float64)
+    intrinsics = PLAIN.expand(32, 4)
+    lowest = [
+        project(start(image, space, weights, intrinsics), space, PLAIN)[1].amin(1)
+        for start in (linear_pose, first_pose)
+    ]
+    assert bool((lowest[0] < 0).any())
+    assert bool((lowest[1] > 0).all())
+    solution = PnP(rotations=0).solve(image, space, weights)
+    assert bool((solution.objective <= PoseObjective(image, space, weights, intrinsics, None).value(pose)).all())
+
+
+def test_second_derivatives_forward_mode_and_maps():
+    _, image, space = scene(10, 2, 7, noise=0.02)
+    node, weights = PnP(rotations=0), torch.linspace(0.5, 1.5, 7, dtype=torch.float64).repeat(2, 1).requires_grad_()
+
+    def pose(weights):
+        return node(image, space, weights)
+
+    assert gradcheck(pose, (weights,), check_forward_ad=True, atol=1e-6)
+    assert gradgradcheck(pose, (weights,), atol=1e-5, rtol=1e-3)
+    each = torch.func.vmap(torch.func.jacrev(lambda u, p, w: node(u, p, w), argnums=2))(image, space, weights.detach())
+    whole = torch.func.jacfwd(pose)(weights.detach())
+    torch.testing.assert_close(each, torch.stack([whole[i, :, i] for i in range(2)]), rtol=1e-9, atol=1e-11)
+
+
+def test_a_pose_is_the_same_to_the_last_bit_in_any_batch():
+    _, image, space = scene(11, 9, 8, noise=0.05)
+    node = PnP(rotations=1, block=4, on_failure="nan")
+    weights = torch.linspace(0.1, 1, 72, dtype=torch.float64).reshape(9, 8)
+
+    def everything(chosen):
+        parts = [part[chosen].clone().requires_grad_() for part in (image, space, weights)]
+        y = node(*parts)
+        return [y.detach(), *torch.autograd.grad(y.nan_to_num().square().sum(), parts)]
+
+    together = everything(torch.arange(9))
+    for chosen in (torch.tensor([4]), torch.tensor([8, 1, 4, 0, 5, 2])):
+        for mine, other in zip(together, everything(chosen), strict=True):
+            assert torch.equal(mine[chosen], other)
 
 
 @pytest.mark.parametrize("angle", [0.0, 1e-9, 1.0, math.pi - 1e-9])

@@ -9,6 +9,7 @@ from convexlayers.errors import ArgumentError, SolverError
 from convexlayers.nodes import (
     LBFGS,
     SQP,
+    AugmentedLagrangian,
     DeclarativeNode,
     LevenbergMarquardt,
     Newton,
@@ -55,7 +56,10 @@ CASES = {
     "lbfgs": (samples.PseudoHuber(), LBFGS()),
     "sqp": (samples.Ball(), SQP()),
     "equality": (samples.MinKL(), SQP()),
+    "multipliers": (samples.Ball(), AugmentedLagrangian()),
+    "multipliers, equality": (samples.MinKL(), AugmentedLagrangian()),
 }
+CONSTRAINED = pytest.mark.parametrize("solver", [SQP(), AugmentedLagrangian()], ids=["sqp", "multipliers"])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -162,10 +166,11 @@ def test_failures(policy):
         solution.raise_for_status()
 
 
-def test_contradictory_constraints_are_infeasible():
+@CONSTRAINED
+def test_contradictory_constraints_are_infeasible(solver):
     node = DeclarativeNode(
         lambda x, y: (y - x).square().sum(), lambda x, y: y[0] - 1, lambda x, y: y[0] + x[0], start=torch.zeros(2),
-        on_failure="nan",
+        on_failure="nan", solver=solver,
     )  # fmt: skip
     x = torch.tensor([[1.0, 0.0], [-3.0, 1.0]], dtype=torch.float64)
     solution = node.solve(x)
@@ -174,13 +179,16 @@ def test_contradictory_constraints_are_infeasible():
     torch.testing.assert_close(solution.y[1], torch.tensor([1.0, 1.0], dtype=torch.float64))
 
 
-def test_a_nonconvex_feasible_set():
+@CONSTRAINED
+def test_a_nonconvex_feasible_set(solver):
     """The nearest point outside a ball, above a parabola."""
 
     def outside(x, y):
         return torch.stack([1 - y @ y, y[0] ** 2 / 4 - y[1]])
 
-    node = DeclarativeNode(lambda x, y: 0.5 * (y - x).square().sum(), None, outside, start=torch.tensor([0.5, 2.0]))
+    node = DeclarativeNode(
+        lambda x, y: 0.5 * (y - x).square().sum(), None, outside, start=torch.tensor([0.5, 2.0]), solver=solver
+    )
     x = torch.tensor([[0.3, 0.6], [0.4, 2.0], [3.0, 0.5]], dtype=torch.float64, requires_grad=True)
     solution = node.solve(x)
     assert solution.active.tolist() == [[True, False], [False, False], [False, True]]
@@ -188,15 +196,17 @@ def test_a_nonconvex_feasible_set():
     assert torch.autograd.gradcheck(node, (x,))
 
 
-def test_nearly_feasible_equalities_do_not_stop_the_method():
+@CONSTRAINED
+def test_nearly_feasible_equalities_do_not_stop_the_method(solver):
     """Kullback-Leibler projections from the uniform distribution, feasible up to rounding from the first step on."""
     sample = samples.MinKL()
     (x,) = sample.inputs(seeded(7), batch=200)
-    node = DeclarativeNode(sample.objective, sample.equalities, start=sample.start)
+    node = DeclarativeNode(sample.objective, sample.equalities, start=sample.start, solver=solver)
     torch.testing.assert_close(node(x), sample.solve(x), rtol=1e-10, atol=1e-10)
 
 
-def test_scales_do_not_matter():
+@CONSTRAINED
+def test_scales_do_not_matter(solver):
     """Objective times 1e6 or 1e-6, constraint times 1e4 or 1e-4: the same solution and gradient."""
     (x,) = samples.Ball().inputs(seeded(0), batch=4)
     x.requires_grad_()
@@ -204,7 +214,7 @@ def test_scales_do_not_matter():
     for f, g in ((1e6, 1e4), (1e-6, 1e-4), (1e6, 1e-4), (1e-6, 1e4)):
         node = DeclarativeNode(
             lambda x, y, f=f: f * 0.5 * (y - x).square().sum(), None, lambda x, y, g=g: g * (y @ y - 1),
-            start=torch.zeros(4),
+            start=torch.zeros(4), solver=solver,
         )  # fmt: skip
         y = node(x)
         torch.testing.assert_close(y, samples.Ball().solve(x), rtol=1e-8, atol=1e-8)
@@ -245,8 +255,9 @@ def test_wrong_starts():
         Restarts(-1)
 
 
+@CONSTRAINED
 @pytest.mark.parametrize("seed", [0, 2, 3])
-def test_random_quadratic_programs(seed):
+def test_random_quadratic_programs(seed, solver):
     """The same solution, gradients and multipliers as `solve_qp`."""
     generator = seeded(seed)
     n, p, q, batch = 5, seed % 2, 4, 6
@@ -257,7 +268,7 @@ def test_random_quadratic_programs(seed):
     expected = cl.solve_qp(P, c, G, h, A if p else None, b if p else None, tolerance=1e-10)
     node = DeclarativeNode(
         lambda c, h, y: 0.5 * y @ P @ y + c @ y, (lambda c, h, y: A @ y - b) if p else None, lambda c, h, y: G @ y - h,
-        start=torch.zeros(n),
+        start=torch.zeros(n), solver=solver,
     )  # fmt: skip
     found = node.solve(c, h)
     torch.testing.assert_close(found.y, expected.x, rtol=1e-8, atol=1e-9)
@@ -266,8 +277,9 @@ def test_random_quadratic_programs(seed):
     torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-8)
 
 
+@CONSTRAINED
 @pytest.mark.parametrize("seed", [2, 5])
-def test_random_nonconvex_problems(seed):
+def test_random_nonconvex_problems(seed, solver):
     """Curved constraints of both kinds, an objective with many minima: all solved, derivatives as differences say."""
     generator = seeded(seed)
     n, batch = 3, 16
@@ -276,7 +288,7 @@ def test_random_nonconvex_problems(seed):
         lambda x, y: torch.cos(W @ y).sum() + 0.1 * (y**4).sum() + x @ y,
         (lambda x, y: torch.sin(w @ y) + 0.3 * y[0] ** 2 - 0.2 * x[0]) if seed % 2 else None,
         lambda x, y: torch.cat([(y @ y - 2).reshape(1), (u @ y).square() - 1.5]),
-        start=torch.full((n,), 0.1),
+        start=torch.full((n,), 0.1), solver=solver,
     )  # fmt: skip
     x, d, v = (samples.normal(generator, batch, n) for _ in range(3))
     x.requires_grad_()
@@ -286,3 +298,51 @@ def test_random_nonconvex_problems(seed):
     (found,) = torch.autograd.grad(solution.y, x, v)
     ahead, behind = node(x.detach() + 1e-5 * d), node(x.detach() - 1e-5 * d)
     torch.testing.assert_close((found * d).sum(1), ((ahead - behind) * v).sum(1) / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("inner", [Newton(), LBFGS(tolerance=1e-3)], ids=["newton", "lbfgs"])
+@pytest.mark.parametrize(
+    "sample", [s for s in samples.UNIQUE if s.equalities or s.inequalities], ids=lambda s: type(s).__name__
+)
+def test_multipliers_find_the_closed_form(sample, inner):
+    """Ten seeds of every constrained sample, with both inner solvers; derivatives of the solution are the samples'."""
+    solver = AugmentedLagrangian(inner=inner)
+    xs = [torch.cat(parts) for parts in zip(*(sample.inputs(seeded(seed)) for seed in range(10)), strict=True)]
+    node = DeclarativeNode(sample.objective, sample.equalities, sample.inequalities, start=sample.start, solver=solver)
+    solution = node.solve(*xs)
+    torch.testing.assert_close(solution.y, sample.solve(*xs), rtol=1e-9, atol=1e-9)
+    assert not bool(solution.negative_curvature.any())
+
+
+@CONSTRAINED
+def test_many_curved_constraints(solver):
+    """Twenty points in their discs, near given ones and near their neighbours; the Hessian is a band."""
+    node = DeclarativeNode(
+        lambda x, y: 0.5 * (y - x).square().sum() + (1 + (y[1:] - y[:-1]).square().sum(1)).log().sum(),
+        None, lambda x, y: y.square().sum(1) - 1, start=torch.zeros(20, 2), solver=solver, block=2,
+    )  # fmt: skip
+    x, d, v = (2 * samples.normal(seeded(seed), 2, 20, 2) for seed in range(3))
+    x.requires_grad_()
+    solution = node.solve(x)
+    assert 0.3 < float(solution.active.double().mean()) < 1
+    assert not bool(solution.negative_curvature.any())
+    (found,) = torch.autograd.grad(solution.y, x, v)
+    ahead, behind = node(x.detach() + 1e-5 * d), node(x.detach() - 1e-5 * d)
+    torch.testing.assert_close((found * d).sum(), ((ahead - behind) * v).sum() / 2e-5, rtol=1e-6, atol=1e-6)
+
+
+def test_multipliers_with_many_constraints():
+    """The projection onto a polytope of 60 halfspaces in 40 dimensions, as `solve_qp` has it."""
+    G, h = samples.normal(seeded(0), 60, 40), 0.3 + samples.uniform(seeded(1), 60)
+    node = DeclarativeNode(
+        lambda x, y: 0.5 * (y - x).square().sum(), None, lambda x, y: G @ y - h, start=torch.zeros(40), block=3,
+        solver=AugmentedLagrangian(),
+    )  # fmt: skip
+    x = samples.normal(seeded(2), 3, 40).requires_grad_()
+    expected = cl.solve_qp(torch.eye(40, dtype=torch.float64), -x, G, h, tolerance=1e-10)
+    found = node.solve(x)
+    torch.testing.assert_close(found.y, expected.x, rtol=1e-8, atol=1e-9)
+    assert bool((found.active.sum(1) > 5).all())
+    v = samples.normal(seeded(3), 3, 40)
+    mine, theirs = (torch.autograd.grad(y, x, v)[0] for y in (found.y, expected.x))
+    torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-8)

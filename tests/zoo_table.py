@@ -184,6 +184,25 @@ def vector_pseudo_huber_twin(x, alpha):
     return y, sum(cp.norm(cp.hstack([alpha, y - x[i]])) for i in range(7)), []
 
 
+def weighted_pseudo_huber_twin(x, heights, c):
+    y = cp.Variable()
+    return y, cp.sum([cp.norm(cp.hstack([heights[i], c[i] * y - x[i]])) for i in range(7)]), []
+
+
+def weighted_hypotenuses(x, alpha, c):
+    """alpha sqrt(alpha^2 + r^2) c as the length of (alpha c, c r), but for the factor alpha."""
+    return c * x, c * alpha.unsqueeze(-1), c
+
+
+def weighted_huber_twin(x, slopes, roots):
+    y, s, rest = cp.Variable(), cp.Variable(7), cp.Variable(7)
+    return y, cp.sum_squares(cp.multiply(roots, s)) / 2 + slopes @ cp.abs(rest), [y - x == s + rest]
+
+
+def weighted_parts(x, alpha, c):
+    return x, c * alpha.unsqueeze(-1), c.sqrt()
+
+
 def entmax15_twin(z):
     p = cp.Variable(5)
     return p, -z @ p + cp.sum(cp.power(p, 1.5)) / 0.75, [cp.sum(p) == 1, p >= 0]
@@ -280,6 +299,19 @@ POOLS = [
     Entry("Welsch vector pool", lambda x, a: zoo.robust_vector_pool(x, a, kind="welsch"), ((7, 3), ()), positive=(1,)),
     Entry("truncated vector pool", lambda x, a: zoo.robust_vector_pool(x, 2 * a, kind="truncated"), ((7, 3), ()),
           positive=(1,)),
+    Entry("weighted quadratic pool", lambda x, a, c: zoo.robust_pool(x, a, c, kind="quadratic"), ((7,), (), (7,)),
+          lambda x, a, c: (c * x).sum(-1) / c.sum(-1) + 0 * a, None, (1, 2)),
+    Entry("weighted pseudo-Huber pool", lambda x, a, c: zoo.robust_pool(x, a, c, kind="pseudo-huber"),
+          ((7,), (), (7,)), None, twin_of(weighted_pseudo_huber_twin, 7, 7, 7, convert=weighted_hypotenuses, **R),
+          (1, 2), 2.0),
+    Entry("weighted Huber pool", lambda x, a, c: zoo.robust_pool(x, a, c, kind="huber"), ((7,), (), (7,)), None,
+          twin_of(weighted_huber_twin, 7, 7, 7, convert=weighted_parts, **R), (1, 2), 2.0),
+    Entry("weighted Welsch pool", lambda x, a, c: zoo.robust_pool(x, 2 * a, c, kind="welsch"), ((7,), (), (7,)),
+          positive=(1, 2)),
+    Entry("weighted truncated pool", lambda x, a, c: zoo.robust_pool(x, a, c, kind="truncated"), ((7,), (), (7,)),
+          positive=(1, 2)),
+    Entry("weighted vector pool", lambda x, a, c: zoo.robust_vector_pool(x, a, c), ((7, 3), (), (7,)),
+          positive=(1, 2)),
 ]  # fmt: skip
 
 ATTENTION = [

@@ -7,12 +7,13 @@ from convexlayers.nodes.pnp import PnP
 from convexlayers.nodes.point import Outcome
 from convexlayers.nodes.problem import BoundProblem, Problem
 from convexlayers.nodes.solution import NodeSolution
-from convexlayers.nodes.solvers import LBFGS, SQP, LevenbergMarquardt, Newton, NodeSolver
+from convexlayers.nodes.solvers import LBFGS, SQP, AugmentedLagrangian, LevenbergMarquardt, Newton, NodeSolver
 from convexlayers.nodes.starts import Restarts
 
 __all__ = [
     "LBFGS",
     "SQP",
+    "AugmentedLagrangian",
     "BoundProblem",
     "DeclarativeNode",
     "LevenbergMarquardt",

@@ -31,6 +31,7 @@ from convexlayers.nodes.point import Point
 from convexlayers.nodes.problem import Problem
 from convexlayers.reports import warn_of_residual
 from convexlayers.solution import DerivativeReport
+from convexlayers.stacks import understands_stacks
 
 # (H, A, active, right-hand side) to the solution of K's system.
 LinearSolve = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
@@ -292,6 +293,7 @@ class NodeFunction(torch.autograd.Function):
         ctx.save_for_forward(active, noise, y, lam, *xs)
 
     @staticmethod
+    @understands_stacks
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         active, noise, y, lam, *xs = ctx.saved_tensors
         moving = tuple(i for i, x in enumerate(xs) if ctx.needs_input_grad[1 + i] and x.is_floating_point())
@@ -300,6 +302,7 @@ class NodeFunction(torch.autograd.Function):
         return None, *_spread(found, moving, len(xs))
 
     @staticmethod
+    @understands_stacks
     def jvp(ctx: Any, _: None, *dxs: Tensor | None) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         active, noise, y, lam, *xs = ctx.saved_tensors
         moving = tuple(i for i, dx in enumerate(dxs) if dx is not None and xs[i].is_floating_point())
@@ -329,12 +332,14 @@ class ProductFunction(torch.autograd.Function):
         ctx.save_for_forward(*inputs[2:])
 
     @staticmethod
+    @understands_stacks
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         product, tensors = ctx.product, ctx.saved_tensors
         found = ProductFunction.apply(ctx.call, product.derived("vjp"), *tensors, *grads)
         return None, None, *_spread(found, product.differentiable, len(tensors))
 
     @staticmethod
+    @understands_stacks
     def jvp(ctx: Any, _: None, __: None, *tangents: Tensor | None) -> tuple[Tensor, ...]:  # type: ignore[override]
         product, tensors = ctx.product, ctx.saved_tensors
         moved = [torch.zeros_like(tensors[i]) if tangents[i] is None else tangents[i] for i in product.differentiable]

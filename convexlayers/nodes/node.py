@@ -99,7 +99,9 @@ class DeclarativeNode(nn.Module):
             raise ArgumentError(f"block is {block}, expected a number of elements, 1 or more.")
         constrained = equalities is not None or inequalities is not None
         if constrained and not own and solver is not None and not solver.constrained:  # type: ignore[union-attr]
-            raise ArgumentError(f"{type(solver).__name__} is for nodes without constraints; use SQP.")
+            raise ArgumentError(
+                f"{type(solver).__name__} is for nodes without constraints; use SQP or AugmentedLagrangian."
+            )
         self.objective, self.equalities, self.inequalities = objective, equalities, inequalities
         self.start, self.restarts = start, restarts
         self.solver: Any = solver if solver is not None else SQP() if constrained else Newton()
@@ -143,7 +145,7 @@ class DeclarativeNode(nn.Module):
         return (xs[0].new_zeros(*batch, *shape, dtype=torch.float64) + nothing).to(dtype)
 
     def _run(self, xs: list[Tensor]) -> tuple[NodeCall, tuple[Tensor, Tensor]]:
-        call = NodeCall(Problem(self.objective, self.equalities, self.inequalities, ()), self._solve, self.block)
+        call = NodeCall(self._problem(()), self._solve, self.block)
         call.damping = self.damping
         y, lam, *_ = NodeFunction.apply(call, *xs)  # type: ignore[misc]
         if in_forward_mode() and not torch._C._are_functorch_transforms_active():
@@ -182,6 +184,10 @@ class DeclarativeNode(nn.Module):
     def _restore(self, y: Tensor, shape: tuple[int, ...], batch: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return y.reshape(*batch, *shape).to(dtype)
 
+    def _problem(self, shape: tuple[int, ...]) -> Problem:
+        """The functions; nodes that know derivatives of theirs by formula add them here."""
+        return Problem(self.objective, self.equalities, self.inequalities, shape, self.batched)
+
     def _solve(self, call: NodeCall, xs: Sequence[Tensor]) -> Point:
         """Solve for inputs (B, ...); sets the problem of the call, whose shapes are known now."""
         xs = [x.detach() for x in xs]
@@ -192,7 +198,7 @@ class DeclarativeNode(nn.Module):
         else:
             assert start is not None
             shape = tuple(first_start(start, [x[:1] for x in xs], self.batched).shape[1:])
-        problem = Problem(self.objective, self.equalities, self.inequalities, shape, self.batched)
+        problem = self._problem(shape)
         first = torch.ones(1, problem.n, dtype=torch.float64, device=xs[0].device)
         call.problem = problem
         call.equalities, inequalities = problem.probe([x[:1] for x in xs], first)

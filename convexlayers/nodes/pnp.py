@@ -4,11 +4,12 @@
 
 r is an angle-axis vector, t a translation, pi the projection with intrinsics K = (fx, fy, cx, cy), and rho(s) = s / 2,
 or the pseudo-Huber function of a given scale. The objective has several local minima: the solver starts at the linear
-solution (direct linear transformation: Hartley, Zisserman, "Multiple view geometry", 2004, section 7.1) and at random
-rotations, and keeps the best. The derivative reaches points, weights and intrinsics.
+solution and at random rotations, and keeps the best. Gradient and Hessian are formulas (`pose_objective`), so that a
+call costs a few matrix products per step. The derivative reaches points, weights and intrinsics.
 """
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -16,38 +17,52 @@ from torch import Tensor
 from convexlayers.batching import Value, as_tensor
 from convexlayers.errors import ArgumentError
 from convexlayers.nodes.node import DeclarativeNode
+from convexlayers.nodes.point import Outcome
+from convexlayers.nodes.pose_objective import PoseObjective
+from convexlayers.nodes.pose_starts import Rotations, first_pose, linear_pose
+from convexlayers.nodes.problem import BoundProblem, Problem
+from convexlayers.nodes.rotation import angle_axis, rotation_matrix
 from convexlayers.nodes.solution import NodeSolution
-from convexlayers.nodes.solvers import LevenbergMarquardt
+from convexlayers.nodes.solvers.levenberg_marquardt import minimize
 from convexlayers.nodes.starts import Restarts
 
-# Below this squared angle, series: the next term is below 1e-17.
-SMALL = 1e-3
-# What a point behind the camera is said to be off by, in place of its projection.
-BEHIND = 1e6
+__all__ = ["PnP", "PoseSolver", "angle_axis", "linear_pose", "project", "rotation_matrix"]
+
 INTRINSICS = (1.0, 1.0, 0.0, 0.0)
 
 
-def rotation_matrix(angle_axis: Tensor) -> Tensor:
-    """Rotation by |v| about v, (3, 3) from (3,), by Rodrigues' formula; smooth at zero, too."""
-    squared = angle_axis @ angle_axis
-    is_small = squared < SMALL
-    safe = torch.where(is_small, torch.ones_like(squared), squared)
-    angle = safe.sqrt()
-    t = torch.where(is_small, squared, torch.zeros_like(squared))
-    sine = torch.where(is_small, 1 - t / 6 * (1 - t / 20 * (1 - t / 42)), angle.sin() / angle)
-    versine = torch.where(is_small, 0.5 - t / 24 * (1 - t / 30 * (1 - t / 56)), (1 - angle.cos()) / safe)
-    x, y, z = angle_axis.unbind()
-    zero = torch.zeros_like(x)
-    cross = torch.stack([zero, -z, y, z, zero, -x, -y, x, zero]).reshape(3, 3)
-    return torch.eye(3, dtype=angle_axis.dtype, device=angle_axis.device) + sine * cross + versine * (cross @ cross)
-
-
 def project(pose: Tensor, points: Tensor, intrinsics: Tensor) -> tuple[Tensor, Tensor]:
-    """Image points (N, 2) and depths (N,) of points (N, 3) for a pose (6,) and intrinsics (4,)."""
-    moved = points @ rotation_matrix(pose[:3]).T + pose[3:]
-    depth = moved[:, 2]
-    safe = torch.where(depth > 0, depth, torch.ones_like(depth))
-    return moved[:, :2] / safe.unsqueeze(1) * intrinsics[:2] + intrinsics[2:], depth
+    """Image points (*, N, 2) and depths (*, N) of points (*, N, 3) for poses (*, 6) and intrinsics (*, 4)."""
+    moved = points @ rotation_matrix(pose[..., :3]).mT + pose[..., None, 3:]
+    depth = moved[..., 2]
+    safe = torch.where(depth > 0, depth, torch.ones_like(depth)).unsqueeze(-1)
+    scale, centre = intrinsics[..., None, :2], intrinsics[..., None, 2:]
+    return moved[..., :2] / safe * scale + centre, depth
+
+
+@dataclass(frozen=True)
+class PoseSolver:
+    """Levenberg-Marquardt with Gauss-Newton's Hessian far from a minimum and the exact one near it.
+
+    Args:
+        scale: as of `PnP`.
+        tolerance: as of `LevenbergMarquardt`.
+        max_iterations: per element.
+        damping: at the start, relative to the diagonal of the Hessian.
+    """
+
+    constrained: ClassVar[bool] = False
+
+    scale: float | None = None
+    tolerance: float = 1e-8
+    max_iterations: int = 50
+    damping: float = 0.1
+
+    def solve(self, problem: BoundProblem, start: Tensor) -> Outcome:
+        """From `start`, (B, 6), for the inputs of `PnP`."""
+        image, space, weights, intrinsics = problem.xs
+        model = PoseObjective(image, space, weights, intrinsics, self.scale)
+        return minimize(model, start, self.tolerance, self.max_iterations, self.damping)
 
 
 class PnP(DeclarativeNode):
@@ -57,6 +72,7 @@ class PnP(DeclarativeNode):
         scale: of the pseudo-Huber function, in the units of the image; None for squares.
         rotations: number of rotations to start from, besides the linear solution.
         seed: of these rotations.
+        max_iterations: of the solver.
         options: as of `DeclarativeNode`: on_failure, block, damping.
 
     Shape:
@@ -73,13 +89,22 @@ class PnP(DeclarativeNode):
         True
     """
 
-    def __init__(self, scale: float | None = None, *, rotations: int = 6, seed: int = 0, **options: Any) -> None:
+    def __init__(
+        self,
+        scale: float | None = None,
+        *,
+        rotations: int = 2,
+        seed: int = 0,
+        max_iterations: int = 50,
+        **options: Any,
+    ) -> None:
         if scale is not None and not scale > 0:
             raise ArgumentError(f"scale is {scale}, expected a positive number or None.")
         self.scale = scale
         super().__init__(
-            self._objective, start=linear_pose, solver=LevenbergMarquardt(self._residuals),
-            restarts=Restarts(points=_Rotations(rotations, seed)), event_dims=(2, 2, 1, 1), **options,
+            self._objective, start=first_pose, solver=PoseSolver(scale, max_iterations=max_iterations), batched=True,
+            event_dims=(2, 2, 1, 1), restarts=Restarts(points=Rotations(rotations, seed)) if rotations else None,
+            **options,
         )  # fmt: skip
 
     def forward(  # type: ignore[override]
@@ -94,25 +119,17 @@ class PnP(DeclarativeNode):
         """The pose with everything that is known of it."""
         return super().solve(*_filled(image, space, weights, intrinsics))
 
-    def _errors(self, image: Tensor, space: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
-        found, depth = project(pose, space, intrinsics)
-        behind = (depth <= 0).unsqueeze(1)
-        return torch.where(behind, torch.full_like(found, BEHIND), found - image)
-
     def _objective(self, image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
-        squared = self._errors(image, space, intrinsics, pose).square().sum(1)
-        return 0.5 * (weights * squared * self._robust(squared)).sum()
+        return PoseObjective(image, space, weights, intrinsics, self.scale).value(pose)
 
-    def _residuals(self, image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
-        errors = self._errors(image, space, intrinsics, pose)
-        factor = (weights * self._robust(errors.square().sum(1))).sqrt()
-        return factor.unsqueeze(1) * errors
+    def _slope(self, image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
+        return PoseObjective(image, space, weights, intrinsics, self.scale).gradient(pose)
 
-    def _robust(self, squared: Tensor) -> Tensor:
-        """2 rho(s) / s: for a^2 (sqrt(1 + s / a^2) - 1) that is 2 / (1 + sqrt(1 + s / a^2)), smooth at zero."""
-        if self.scale is None:
-            return torch.ones_like(squared)
-        return 2 / (1 + (1 + squared / self.scale**2).sqrt())
+    def _curvature(self, image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor, pose: Tensor) -> Tensor:
+        return PoseObjective(image, space, weights, intrinsics, self.scale).hessian(pose)
+
+    def _problem(self, shape: tuple[int, ...]) -> Problem:
+        return Problem(self._objective, None, None, shape, True, self._slope, self._curvature)
 
 
 def _filled(image: Value, space: Value, weights: Value | None, intrinsics: Value | None) -> list[Tensor]:
@@ -122,85 +139,3 @@ def _filled(image: Value, space: Value, weights: Value | None, intrinsics: Value
     if intrinsics is None:
         intrinsics = torch.tensor(INTRINSICS, dtype=points.dtype, device=points.device)
     return [points, places, as_tensor("weights", weights), as_tensor("intrinsics", intrinsics)]
-
-
-def _normalized(image: Tensor, intrinsics: Tensor) -> Tensor:
-    return (image - intrinsics[2:]) / intrinsics[:2]
-
-
-def linear_pose(image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor) -> Tensor:
-    """The pose (6,) from the weighted linear equations of the camera matrix, made a rotation.
-
-    With [u; v] normalized and X homogeneous, P = [A | b] satisfies P_1 X - u P_3 X = 0, P_2 X - v P_3 X = 0. Points are
-    centred and scaled first: X = (p - c) / s. Six points or more, not in a plane; otherwise the result is some start.
-    """
-    rays = _normalized(image, intrinsics).nan_to_num()
-    total = weights.sum().clamp(min=1e-30)
-    centre = ((weights.unsqueeze(1) * space).sum(0) / total).nan_to_num()
-    size = ((weights * (space - centre).square().sum(1)).sum() / total).sqrt().clamp(min=1e-30)
-    X = torch.cat([(space - centre) / size, torch.ones_like(space[:, :1])], 1).nan_to_num()
-    zero = torch.zeros_like(X)
-    rows = torch.cat([torch.cat([X, zero, -rays[:, :1] * X], 1), torch.cat([zero, X, -rays[:, 1:] * X], 1)])
-    doubled = torch.cat([weights, weights]).nan_to_num().unsqueeze(1)
-    P = torch.linalg.eigh(rows.T @ (doubled * rows))[1][:, 0].reshape(3, 4)
-    P = P * torch.where(P[2, 3] < 0, -1.0, 1.0)
-    U, values, Vh = torch.linalg.svd(P[:, :3])
-    R = _proper(U, Vh)
-    return torch.cat([angle_axis(R), P[:, 3] * size / values.mean().clamp(min=1e-30) - R @ centre])
-
-
-def _proper(U: Tensor, Vh: Tensor) -> Tensor:
-    """The rotation next to U V'."""
-    sign = torch.linalg.det(U @ Vh).sign()
-    return U @ torch.diag(torch.stack([torch.ones_like(sign), torch.ones_like(sign), sign])) @ Vh
-
-
-def angle_axis(R: Tensor) -> Tensor:
-    """The vector of a rotation matrix, (3,), at most pi long; by its quaternion, which has no singular case.
-
-    The quaternion is the leading eigenvector of a symmetric matrix in the entries of R (Bar-Itzhack, 2000).
-    """
-    a, b, c = R[2, 1] - R[1, 2], R[0, 2] - R[2, 0], R[1, 0] - R[0, 1]
-    trace = R[0, 0] + R[1, 1] + R[2, 2]
-    S = R + R.T - trace * torch.eye(3, dtype=R.dtype, device=R.device)
-    v = torch.stack([a, b, c])
-    M = torch.cat([torch.cat([S, v.unsqueeze(1)], 1), torch.cat([v, trace.unsqueeze(0)]).unsqueeze(0)])
-    q = torch.linalg.eigh(M)[1][:, 3]
-    q = q * torch.where(q[3] < 0, -1.0, 1.0)
-    length = q[:3].norm()
-    angle = 2 * torch.atan2(length, q[3])
-    return q[:3] * torch.where(length > 0, angle / length.clamp(min=1e-30), torch.full_like(length, 2.0))
-
-
-class _Rotations:
-    """Starts at random rotations, each with the translation that is best for it in the linear equations."""
-
-    def __init__(self, count: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        quaternions = torch.randn(count, 4, generator=generator, dtype=torch.float64)
-        q = quaternions / quaternions.norm(dim=1, keepdim=True)
-        length = q[:, 1:].norm(dim=1, keepdim=True)
-        self.vectors = 2 * torch.atan2(length, q[:, :1]) * q[:, 1:] / length
-
-    def __call__(self, image: Tensor, space: Tensor, weights: Tensor, intrinsics: Tensor) -> Tensor:
-        vectors = self.vectors.to(space)
-        if len(vectors) == 0:
-            return space.new_zeros(0, 6)
-        rays = _normalized(image, intrinsics)
-        found = [_best_translation(vector, rays, space, weights) for vector in vectors]
-        return torch.stack([torch.cat([vector, t]) for vector, t in zip(vectors, found, strict=True)])
-
-
-def _best_translation(vector: Tensor, rays: Tensor, space: Tensor, weights: Tensor) -> Tensor:
-    """t with X - u Z = 0, Y - v Z = 0 in least squares for (X, Y, Z) = R p + t, all points in front of the camera."""
-    moved = space @ rotation_matrix(vector).T
-    one, zero = torch.ones_like(rays[:, 0]), torch.zeros_like(rays[:, 0])
-    rows = torch.cat([torch.stack([one, zero, -rays[:, 0]], 1), torch.stack([zero, one, -rays[:, 1]], 1)])
-    right = -torch.cat([moved[:, 0] - rays[:, 0] * moved[:, 2], moved[:, 1] - rays[:, 1] * moved[:, 2]])
-    doubled = torch.cat([weights, weights]).unsqueeze(1)
-    normal = rows.T @ (doubled * rows)
-    normal = normal + 1e-9 * torch.diagonal(normal).sum() * torch.eye(3, dtype=space.dtype, device=space.device)
-    t = torch.linalg.solve_ex(normal, rows.T @ (doubled.squeeze(1) * right))[0]
-    nearest = -moved[:, 2].amin()
-    extent = (moved[:, 2].amax() - moved[:, 2].amin()).clamp(min=1e-6)
-    return torch.cat([t[:2], torch.maximum(t[2], nearest + 0.1 * extent).unsqueeze(0)])

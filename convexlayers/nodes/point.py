@@ -21,6 +21,8 @@ from convexlayers.status import Status
 TOLERANCE_FACTOR = 10.0
 # Up to this one a point is refined even if its solver gave up.
 NEAR_FACTOR = 1e3
+# Newton's steps stop at this residual: below it differences are rounding.
+FINE = 1e-14
 # The rank is not told apart more finely than this multiple of the residual.
 NOISE_FACTOR = 10.0
 
@@ -106,10 +108,11 @@ def judge(problem: BoundProblem, outcome: Outcome, tolerance: float, refinement_
     near = (outcome.status == int(Status.SOLVED)) | (point.residual <= NEAR_FACTOR * tolerance)
     step = _where(near, step, torch.zeros_like(step))
     for _ in range(refinement_steps):
-        if bool((point.residual == 0).all()):
+        rough = point.residual > FINE
+        if not bool((rough & (step != 0).any(1)).any()):
             break
         refined, next_step = _measure(problem, _stepped(outcome, point, step), tolerance, point)
-        better = (refined.residual < point.residual) & (point.negative_curvature | ~refined.negative_curvature)
+        better = rough & (refined.residual < point.residual) & (point.negative_curvature | ~refined.negative_curvature)
         if not bool(better.any()):
             break
         point = refined.where(better, point)
@@ -138,7 +141,7 @@ def _measure(problem: BoundProblem, outcome: Outcome, tolerance: float, before: 
     reference = scale = torch.zeros_like(gradient[:, 0])
     alone = None
     if c.shape[1]:
-        alone = problem.hessian(y, torch.zeros_like(c))
+        alone = problem.objective_hessian(y)
         reference = alone.abs().amax((1, 2)).nan_to_num(1.0)
         scale = gradient.abs().amax(1) + reference * point.abs().amax(1).clamp(min=1)
     if before is None or outcome.multipliers is None:

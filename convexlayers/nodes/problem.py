@@ -8,7 +8,7 @@ the constraints, (B, m), equalities first. Derivatives in y are dense; those in 
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -30,6 +30,8 @@ class Problem:
         shape: of y, of one element.
         batched: whether the functions take a batch, (B, ...) each, and return one; otherwise they take one element,
             which keeps elements apart by construction.
+        slope, curvature: gradient and Hessian of the objective in y by formula, of the same arguments, (B, *shape) and
+            (B, n, n), for batched functions; None for automatic differentiation.
     """
 
     objective: Function
@@ -37,6 +39,8 @@ class Problem:
     inequalities: Function | None
     shape: tuple[int, ...]
     batched: bool = False
+    slope: Function | None = None
+    curvature: Function | None = None
 
     @property
     def n(self) -> int:
@@ -70,10 +74,14 @@ class Problem:
 
     def gradient(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
         """Of the objective in y, (B, n): an element's value depends on its own y only, so the sum does for all."""
+        if self.slope is not None:
+            return self.over_batch(self.slope, xs, y).reshape(y.shape)
         return grad(lambda point: self.values(xs, point).sum())(y)
 
     def lagrangian_gradient(self, xs: Sequence[Tensor], y: Tensor, lam: Tensor) -> Tensor:
         """Of the Lagrangian in y, (B, n)."""
+        if not self.constrained:
+            return self.gradient(xs, y)
         return grad(lambda point: self.lagrangian(xs, point, lam).sum())(y)
 
     def jacobian(self, xs: Sequence[Tensor], y: Tensor) -> Tensor:
@@ -84,6 +92,8 @@ class Problem:
 
     def hessian(self, xs: Sequence[Tensor], y: Tensor, lam: Tensor) -> Tensor:
         """Of the Lagrangian in y, (B, n, n), symmetric."""
+        if self.curvature is not None and not self.constrained:
+            return self.over_batch(self.curvature, xs, y)
         H = row_jacobian(lambda point: self.lagrangian_gradient(xs, point, lam), y)
         return 0.5 * (H + H.mT)
 
@@ -135,13 +145,19 @@ class Problem:
 
 
 def row_jacobian(function: Callable[[Tensor], Tensor], y: Tensor) -> Tensor:
-    """(B, k, n) of a function (B, n) -> (B, k) that keeps elements apart, by k vector-Jacobian products at once."""
+    """(B, k, n) of a function (B, n) -> (B, k) that keeps elements apart: k vector-Jacobian products at once, or n
+    Jacobian-vector products where that is less work, each by two reverse passes (u -> J'u is linear, with adjoint J;
+    torch's forward mode cannot be nested, and a caller may be inside it)."""
     out, pull = vjp(function, y)  # type: ignore[assignment]
-    basis = torch.eye(out.shape[1], dtype=out.dtype, device=out.device)
-    if len(basis) == 0:
-        return y.new_zeros(y.shape[0], 0, y.shape[1])
-    rows = vmap(lambda row: pull(row.expand_as(out))[0])(basis)
-    return rows.movedim(0, 1)
+    k, n = out.shape[1], y.shape[1]
+    if k == 0 or n == 0:
+        return y.new_zeros(y.shape[0], k, n)
+    if k <= 2 * n:
+        basis = torch.eye(k, dtype=out.dtype, device=out.device)
+        return vmap(lambda row: pull(row.expand_as(out))[0])(basis).movedim(0, 1)
+    basis = torch.eye(n, dtype=y.dtype, device=y.device)
+    _, push = vjp(lambda u: pull(u)[0], torch.zeros_like(out))  # type: ignore[misc]
+    return vmap(lambda column: push(column.expand_as(y))[0])(basis).movedim(0, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -173,6 +189,10 @@ class BoundProblem:
     def jacobian(self, y: Tensor) -> Tensor:
         """Of the constraints, (B, m, n)."""
         return self.problem.jacobian(self.xs, y)
+
+    def objective_hessian(self, y: Tensor) -> Tensor:
+        """Of the objective, (B, n, n)."""
+        return replace(self.problem, equalities=None, inequalities=None).hessian(self.xs, y, y[:, :0])
 
     def hessian(self, y: Tensor, lam: Tensor) -> Tensor:
         """Of the Lagrangian, (B, n, n)."""

@@ -34,7 +34,7 @@ class BatchedFunction(torch.autograd.Function):
     @classmethod
     def call(cls, *arguments: Any) -> Any:
         """`apply`, without the time that torch spends on binding default arguments."""
-        if torch._C._are_functorch_transforms_active():
+        if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
             return cls.apply(*arguments)
         return super(torch.autograd.Function, cls).apply(*arguments)  # type: ignore[misc]
 

@@ -47,7 +47,8 @@ TRANSPORT, TRANSPORT_ADJOINT = _core.zoo_kernel("transport"), _core.zoo_kernel("
 def usable(*tensors: Tensor) -> bool:
     """Whether kernels can read these tensors, all of one dtype; within `forward`, where torch has unwrapped them."""
     dtype = tensors[0].dtype
-    if dtype not in DTYPES:
+    # A graph that is being traced has no numbers.
+    if dtype not in DTYPES or torch.compiler.is_compiling():
         return False
     for tensor in tensors:
         # The older vmap, of torch.autograd.grad(is_grads_batched=True), wraps without a subclass.

@@ -5,9 +5,9 @@
 
 X = max(V + lambda 1' + 1 mu', 0), where lambda and mu maximize the dual a'lambda + b'mu - 1/2 |max(V + lambda 1' + 1
 mu', 0)|^2, which is piecewise quadratic. A few rounds of exact maximization over lambda and mu in turn (each a
-projection of rows or columns onto the simplex), then Newton's method with steps that are halved until the dual rises
-(Li, Sun and Toh, "On the efficient computation of a projector over the Birkhoff polytope", 2020). On the right
-pattern of zeros one step is exact.
+projection of rows or columns onto the simplex), then Newton's method with steps that are halved until the dual rises,
+and one such round after each step (Li, Sun and Toh, "On the efficient computation of a projector over the Birkhoff
+polytope", 2020). On the right pattern of zeros one step is exact.
 
 Derivative: with S the pattern of positive entries, dX = S o (dV + dlambda 1' + 1 dmu'), of row sums da and column
 sums db: the system of `_marginals` with W = S. The map from dV is an orthogonal projector and its own adjoint.
@@ -27,6 +27,8 @@ from convexlayers.zoo.simplex import threshold
 ROUNDS = 3
 MAX_STEPS = 60
 HALVINGS = 30
+# The longest first step, in sizes of V.
+REACH = 4.0
 
 
 def _residuals(X: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
@@ -39,12 +41,17 @@ def _dual(V: Tensor, a: Tensor, b: Tensor, lam: Tensor, mu: Tensor) -> Tensor:
     return (a * lam).sum(-1) + (b * mu).sum(-1) - (X * X).sum((-1, -2)) / 2
 
 
+def _in_turn(V: Tensor, a: Tensor, b: Tensor, mu: Tensor) -> tuple[Tensor, Tensor]:
+    """The dual maximized over lambda, then over mu."""
+    lam = -threshold(V + mu.unsqueeze(-2), a.unsqueeze(-1)).squeeze(-1)
+    return lam, -threshold((V + lam.unsqueeze(-1)).mT, b.unsqueeze(-1)).squeeze(-1)
+
+
 def _solve(V: Tensor, a: Tensor, b: Tensor) -> Tensor:
     """The projection of (..., n, m), NaN where it was not found."""
     lam, mu = torch.zeros_like(a), torch.zeros_like(b)
     for _ in range(ROUNDS):
-        lam = -threshold(V + mu.unsqueeze(-2), a.unsqueeze(-1)).squeeze(-1)
-        mu = -threshold((V + lam.unsqueeze(-1)).mT, b.unsqueeze(-1)).squeeze(-1)
+        lam, mu = _in_turn(V, a, b, mu)
     eps = torch.finfo(V.dtype).eps
     size = torch.maximum(V.abs().amax((-1, -2)), torch.maximum(a.amax(-1), b.amax(-1)))
     allowed = 16 * eps * size * max(V.shape[-2:])
@@ -57,7 +64,10 @@ def _solve(V: Tensor, a: Tensor, b: Tensor) -> Tensor:
         if not bool(moving.any()):
             break
         dlam, dmu = potentials(X.sign(), r, c)
-        step = moving.to(V.dtype)
+        # Where the pattern falls into parts whose sums do not agree, the system has no solution, and what comes out is
+        # as large as its ridge is small. No multiplier has to move further than a few times the size of V.
+        length = torch.maximum(dlam.abs().amax(-1), dmu.abs().amax(-1))
+        step = torch.where(moving, (REACH * size / length.clamp(min=torch.finfo(V.dtype).tiny)).clamp(max=1), 0.0)
         before = _dual(V, a, b, lam, mu)
         rise = (r * dlam).sum(-1) + (c * dmu).sum(-1)
         for _ in range(HALVINGS):
@@ -67,6 +77,9 @@ def _solve(V: Tensor, a: Tensor, b: Tensor) -> Tensor:
                 break
             step = torch.where(low, step / 2, step)
         lam, mu = lam + step.unsqueeze(-1) * dlam, mu + step.unsqueeze(-1) * dmu
+        # Newton's method alone can go round between patterns; each in turn always rises.
+        turned = _in_turn(V, a, b, mu)
+        lam, mu = (torch.where(moving.unsqueeze(-1), new, old) for new, old in zip(turned, (lam, mu), strict=True))
     return torch.where((error <= 100 * allowed)[..., None, None], X, math.nan)
 
 

@@ -1,6 +1,6 @@
 """Robust pools: the point with the least sum of penalties of its distances to given ones.
 
-    minimize  sum_i phi(|y - x_i|; alpha)
+    minimize  sum_i c_i phi(|y - x_i|; alpha)
 
     quadratic            z^2 / 2
     pseudo-Huber         alpha^2 (sqrt(1 + z^2 / alpha^2) - 1)
@@ -8,8 +8,8 @@
     Welsch               1 - exp(-z^2 / (2 alpha^2))              not convex
     truncated quadratic  min(z^2, alpha^2) / 2                    not convex
 
-(Gould, Hartley and Campbell, "Deep declarative networks", 2019, where alpha has no gradient.) With the weight w(z) =
-phi'(z) / z, of z and alpha, the optimality condition is sum_i w_i (y - x_i) = 0.
+(Gould, Hartley and Campbell, "Deep declarative networks", 2019, where alpha has no gradient.) With w(z) = phi'(z) / z,
+of z and alpha, and w_i = c_i w(z_i), the optimality condition is sum_i w_i (y - x_i) = 0.
 
 Scalars, convex: the derivative of the objective is increasing; Newton's method in a bracket. Everything else:
 Newton's step where it does better than the step of majorization y = sum w_i x_i / sum w_i, which always descends
@@ -19,7 +19,7 @@ batch keeps its best. For scalars one of them is the global minimum of the trunc
 
 Derivative: with H = sum_i H_i, H_i = w_i I + (w'_i / z_i) r_i r_i', r_i = y - x_i and u = H^-1 g for a cotangent g,
 
-    grad_x_i = H_i u,    grad_alpha = -u' sum_i (dw_i / dalpha) r_i.
+    grad_x_i = H_i u,    grad_alpha = -u' sum_i (dw_i / dalpha) r_i,    grad_c_i = -w(z_i) u' r_i.
 
 Where H is singular (Huber: no point within alpha), the solution is not unique and the derivative returned is 0.
 """
@@ -34,7 +34,7 @@ from torch import Tensor
 from convexlayers.batching import Value
 from convexlayers.errors import ArgumentError
 from convexlayers.zoo import _kernels
-from convexlayers.zoo._batched import BatchedFunction, batched, positive, remember, tangent_context
+from convexlayers.zoo._batched import BatchedFunction, batched, expect, positive, remember, tangent_context
 
 MAX_STEPS = 100
 BLIND_STEPS = 3
@@ -127,18 +127,29 @@ PENALTIES = {
 }
 
 
+def _weights(penalty: Penalty, t: Tensor, alpha: Tensor, c: Tensor | None) -> tuple[Tensor, Tensor]:
+    """w_i and its bend, (..., n), of squared distances t and points that count c times, None for once."""
+    w, bend = penalty.weights(t, alpha)
+    return (w, bend) if c is None else (c * w, c * bend)
+
+
+def _mean(x: Tensor, c: Tensor | None) -> Tensor:
+    """(..., d) of points (..., n, d)."""
+    return x.mean(-2) if c is None else (c.unsqueeze(-1) * x).sum(-2) / c.sum(-1, keepdim=True)
+
+
 # --------------------------------------------------------------------------------------------------- finding the point
 
 
-def _root(x: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
+def _root(x: Tensor, alpha: Tensor, penalty: Penalty, c: Tensor | None) -> Tensor:
     """The minimizer of a convex penalty over scalars, (..., 1), by Newton's method in a bracket."""
     low, high = x.aminmax(dim=-1, keepdim=True)
     rounding = 4 * torch.finfo(x.dtype).eps * torch.maximum(low.abs(), high.abs())
-    y = following = x.mean(-1, keepdim=True)
+    y = following = _mean(x.unsqueeze(-1), c)
     for step in range(MAX_STEPS):
         r = y - x
         t = r * r
-        w, bend = penalty.weights(t, alpha)
+        w, bend = _weights(penalty, t, alpha, c)
         slope = (w * r).sum(-1, keepdim=True)
         curvature = (w + bend * t).sum(-1, keepdim=True)
         low, high = torch.where(slope <= 0, y, low), torch.where(slope >= 0, y, high)
@@ -153,39 +164,53 @@ def _root(x: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
     return following
 
 
-def _descend(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty) -> tuple[Tensor, Tensor]:
+def _descend(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty, c: Tensor | None) -> tuple[Tensor, Tensor]:
     """A stationary point below y, and the objective there.
 
     Args:
-        x: (..., n, d). y: (..., d). alpha: (..., 1).
+        x: (..., n, d). y: (..., d). alpha: (..., 1). c: (..., n).
     """
-    eye = torch.eye(x.shape[-1], dtype=x.dtype, device=x.device)
-    eps = torch.finfo(x.dtype).eps
-    rounding = 4 * eps * x.abs().amax((-1, -2)).unsqueeze(-1)
+    shape, d = y.shape, y.shape[-1]
+    x, y, alpha = x.reshape(-1, *x.shape[-2:]), y.reshape(-1, d).clone(), alpha.expand(*shape[:-1], 1).reshape(-1, 1)
+    c = None if c is None else c.reshape(x.shape[:2])
+    rounding = 4 * torch.finfo(x.dtype).eps * x.abs().amax((-1, -2)).unsqueeze(-1)
+    # A few elements take many more steps than the others: the rest is left behind whenever it is half of all.
+    left, points, at, scale, small, count = torch.arange(len(y), device=y.device), x, y, alpha, rounding, c
     for step in range(MAX_STEPS):
-        r = y.unsqueeze(-2) - x
-        w, bend = penalty.weights((r * r).sum(-1), alpha)
-        gradient, total = (w.unsqueeze(-1) * r).sum(-2), w.sum(-1)[..., None]
-        H = total.unsqueeze(-1) * eye + (bend.unsqueeze(-1) * r).mT @ r
-        majorized = torch.where(total > 0, y - gradient / total, y)
-        newton = y - torch.linalg.solve_ex(H, gradient.unsqueeze(-1))[0].squeeze(-1)
-        bound = _objective(x, majorized, alpha, penalty)
-        better = _objective(x, newton, alpha, penalty) <= bound * (1 + 4 * eps)
-        following = torch.where(better.unsqueeze(-1), newton, majorized)
-        moving = ((following - y).abs() > rounding).any(-1, keepdim=True)
+        following = _better_step(points, at, scale, penalty, count)
+        moving = ((following - at).abs() > small).any(-1)
         if step >= BLIND_STEPS and not bool(moving.any()):
             break
-        y = torch.where(moving, following, y)
-    return y, _objective(x, y, alpha, penalty)
+        at = torch.where(moving.unsqueeze(-1), following, at)
+        if step >= BLIND_STEPS and 2 * int(moving.sum()) <= len(left):
+            y[left] = at
+            left = left[moving]
+            points, at, scale, small = x[left], at[moving], alpha[left], rounding[left]
+            count = None if c is None else c[left]
+    y[left] = at
+    return y.reshape(shape), _objective(x, y, alpha, penalty, c).reshape(shape[:-1])
 
 
-def _objective(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty) -> Tensor:
-    """sum_i phi, (...)."""
+def _better_step(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty, c: Tensor | None) -> Tensor:
+    """Newton's step from y where it does better than that of majorization, otherwise the latter."""
     r = y.unsqueeze(-2) - x
-    return penalty.value((r * r).sum(-1), alpha).sum(-1)
+    w, bend = _weights(penalty, (r * r).sum(-1), alpha, c)
+    gradient, total = (w.unsqueeze(-1) * r).sum(-2), w.sum(-1, keepdim=True)
+    majorized = torch.where(total > 0, y - gradient / total, y)
+    newton = y - torch.linalg.solve_ex(_hessian(r, w, bend), gradient.unsqueeze(-1))[0].squeeze(-1)
+    bound = _objective(x, majorized, alpha, penalty, c)
+    better = _objective(x, newton, alpha, penalty, c) <= bound * (1 + 4 * torch.finfo(x.dtype).eps)
+    return torch.where(better.unsqueeze(-1), newton, majorized)
 
 
-def _best_window(x: Tensor, alpha: Tensor) -> Tensor:
+def _objective(x: Tensor, y: Tensor, alpha: Tensor, penalty: Penalty, c: Tensor | None) -> Tensor:
+    """sum_i c_i phi, (...)."""
+    r = y.unsqueeze(-2) - x
+    value = penalty.value((r * r).sum(-1), alpha)
+    return (value if c is None else c * value).sum(-1)
+
+
+def _best_window(x: Tensor, alpha: Tensor, c: Tensor | None) -> Tensor:
     """The global minimizer of the truncated quadratic over scalars, (..., 1).
 
     The points within alpha of the optimum are a window of the sorted ones, i to j. As y rises, points enter the
@@ -194,45 +219,49 @@ def _best_window(x: Tensor, alpha: Tensor) -> Tensor:
     objective at its mean.
     """
     n = x.shape[-1]
-    x = x.sort(-1).values
+    x, order = x.sort(-1)
+    c = torch.ones_like(x) if c is None else c.gather(-1, order)
     centred = x - x.mean(-1, keepdim=True)
     zero = torch.zeros_like(x[..., :1])
-    first, second = (torch.cat([zero, power.cumsum(-1)], dim=-1) for power in (centred, centred * centred))
+    moments = c, c * centred, c * centred * centred
+    weight, first, second = (torch.cat([zero, power.cumsum(-1)], dim=-1) for power in moments)
     index = torch.arange(n, device=x.device).expand(x.shape)
     entering = torch.searchsorted(x, x - 2 * alpha), index + 1
     leaving = (index + 1).clamp(max=n - 1), torch.searchsorted(x, x + 2 * alpha, right=True)
     low, high = (torch.cat(pair, dim=-1) for pair in zip(entering, leaving, strict=True))
     high = torch.maximum(high, low + 1)
-    count = (high - low).to(x.dtype)
-    mean = (first.gather(-1, high) - first.gather(-1, low)) / count
+    count = weight.gather(-1, high) - weight.gather(-1, low)
+    # A window of points that do not count is none: with a mean of 0 it costs what no point at all costs.
+    mean = (first.gather(-1, high) - first.gather(-1, low)) / torch.where(count > 0, count, torch.inf)
     squares = second.gather(-1, high) - second.gather(-1, low) - count * mean * mean
-    best = (squares + alpha**2 * (n - count)).argmin(-1, keepdim=True)
+    best = (squares + alpha**2 * (weight[..., -1:] - count)).argmin(-1, keepdim=True)
     return mean.gather(-1, best) + x.mean(-1, keepdim=True)
 
 
-def _starts(x: Tensor, alpha: Tensor, penalty: Penalty) -> list[Tensor]:
+def _starts(x: Tensor, alpha: Tensor, penalty: Penalty, c: Tensor | None) -> list[Tensor]:
     """Where to start from, each (..., d): the mean, the median, and for penalties that are not convex, a good point."""
-    mean = x.mean(-2)
+    mean = _mean(x, c)
     if penalty.convex:
         return [mean]
     if x.shape[-1] == 1:
-        return [_best_window(x.squeeze(-1), alpha), mean, x.median(-2).values]
+        return [_best_window(x.squeeze(-1), alpha, c), mean, x.median(-2).values]
     candidates = x[..., :: -(-x.shape[-2] // CANDIDATES), :]
-    values = penalty.value((candidates.unsqueeze(-2) - x.unsqueeze(-3)).square().sum(-1), alpha.unsqueeze(-1)).sum(-1)
+    values = penalty.value((candidates.unsqueeze(-2) - x.unsqueeze(-3)).square().sum(-1), alpha.unsqueeze(-1))
+    values = (values if c is None else c.unsqueeze(-2) * values).sum(-1)
     best = values.argmin(-1)[..., None, None].expand(*x.shape[:-2], 1, x.shape[-1])
     return [candidates.gather(-2, best).squeeze(-2), mean, x.median(-2).values]
 
 
-def _minimize(x: Tensor, alpha: Tensor, kind: str) -> Tensor:
+def _minimize(x: Tensor, alpha: Tensor, c: Tensor | None, kind: str) -> Tensor:
     """The best stationary point, (..., d), of points (..., n, d)."""
     penalty = PENALTIES[kind]
     if kind == "quadratic" or x.numel() == 0:
-        return x.mean(-2)
+        return _mean(x, c)
     if x.shape[-1] == 1 and penalty.convex:
-        return _root(x.squeeze(-1), alpha, penalty)
+        return _root(x.squeeze(-1), alpha, penalty, c)
     if x.shape[-1] == 1 and kind == "truncated":
-        return _best_window(x.squeeze(-1), alpha)
-    found = [_descend(x, start, alpha, penalty) for start in _starts(x, alpha, penalty)]
+        return _best_window(x.squeeze(-1), alpha, c)
+    found = [_descend(x, start, alpha, penalty, c) for start in _starts(x, alpha, penalty, c)]
     y, least = found[0]
     for other, value in found[1:]:
         better = value < least
@@ -244,13 +273,16 @@ def _minimize(x: Tensor, alpha: Tensor, kind: str) -> Tensor:
 
 
 class Pool(BatchedFunction):
-    """x (*batch, n, d), alpha (*batch), kind -> y (*batch, d)."""
+    """x (*batch, n, d), alpha (*batch), c (*batch, n) or None, kind -> y (*batch, d)."""
 
     @staticmethod
-    def forward(x: Tensor, alpha: Tensor, kind: str) -> Tensor:  # type: ignore[override]
+    def forward(x: Tensor, alpha: Tensor, c: Tensor | None, kind: str) -> Tensor:  # type: ignore[override]
         finite = x.isfinite().all(-1).all(-1) & (alpha > 0)
+        if c is not None:
+            finite = finite & (c >= 0).all(-1) & (c.sum(-1) > 0) & c.isfinite().all(-1)
+            c = torch.where(finite.unsqueeze(-1), c, 1.0)
         safe = torch.where(finite[..., None, None], x, 0.0)
-        y = _minimize(safe, torch.where(finite, alpha, 1.0).unsqueeze(-1), kind)
+        y = _minimize(safe, torch.where(finite, alpha, 1.0).unsqueeze(-1), c, kind)
         return torch.where(finite.unsqueeze(-1), y, torch.nan)
 
     @staticmethod
@@ -259,30 +291,40 @@ class Pool(BatchedFunction):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
-        x, alpha, y = ctx.saved_tensors
-        penalty = PENALTIES[ctx.options[0]]
+        x, alpha, *counts, y = ctx.saved_tensors
+        penalty, c = PENALTIES[ctx.options[-1]], counts[0] if counts else None
         r = y.unsqueeze(-2) - x
         t = (r * r).sum(-1)
-        w, bend = penalty.weights(t, alpha.unsqueeze(-1))
+        w, bend = _weights(penalty, t, alpha.unsqueeze(-1), c)
         u = _solve(_hessian(r, w, bend), grad).unsqueeze(-2)
         along = (u * r).sum(-1)
-        slope = -(penalty.slope(t, alpha.unsqueeze(-1)) * along).sum(-1) if ctx.needs_input_grad[1] else None
-        return w.unsqueeze(-1) * u + (bend * along).unsqueeze(-1) * r, slope, None
+        grad_alpha = grad_c = None
+        if ctx.needs_input_grad[1]:
+            slope = penalty.slope(t, alpha.unsqueeze(-1))
+            grad_alpha = -((slope if c is None else c * slope) * along).sum(-1)
+        if c is not None and ctx.needs_input_grad[2]:
+            grad_c = -penalty.weights(t, alpha.unsqueeze(-1))[0] * along
+        return w.unsqueeze(-1) * u + (bend * along).unsqueeze(-1) * r, grad_alpha, grad_c, None
 
     @staticmethod
-    def jvp(ctx: Any, dx: Tensor | None, dalpha: Tensor | None, _: None) -> Tensor:  # type: ignore[override]
-        x, alpha, y = tangent_context(ctx)
-        penalty = PENALTIES[ctx.options[0]]
+    def jvp(  # type: ignore[override]
+        ctx: Any, dx: Tensor | None, dalpha: Tensor | None, dc: Tensor | None, _: None
+    ) -> Tensor:
+        x, alpha, *counts, y = tangent_context(ctx)
+        penalty, c = PENALTIES[ctx.options[-1]], counts[0] if counts else None
         r = y.unsqueeze(-2) - x
         t = (r * r).sum(-1)
-        w, bend = penalty.weights(t, alpha.unsqueeze(-1))
+        w, bend = _weights(penalty, t, alpha.unsqueeze(-1), c)
         change = torch.zeros_like(y)
         if dx is not None:
             along = (r * dx).sum(-1)
             change = (w.unsqueeze(-1) * dx + (bend * along).unsqueeze(-1) * r).sum(-2)
         if dalpha is not None:
-            slope = penalty.slope(t, alpha.unsqueeze(-1)).unsqueeze(-1)
+            slope = penalty.slope(t, alpha.unsqueeze(-1))
+            slope = (slope if c is None else c * slope).unsqueeze(-1)
             change = change - (slope * r).sum(-2) * dalpha.unsqueeze(-1)
+        if dc is not None:
+            change = change - ((dc * penalty.weights(t, alpha.unsqueeze(-1))[0]).unsqueeze(-1) * r).sum(-2)
         return _solve(_hessian(r, w, bend), change)
 
 
@@ -296,7 +338,7 @@ class ScalarPool(BatchedFunction):
             y = torch.empty_like(alpha)
             _kernels.run(_kernels.POOL, (x, alpha, y), alpha.numel(), x.shape[-1], option=OPTIONS[kind])
             return y
-        return Pool.forward(x.unsqueeze(-1), alpha, kind).squeeze(-1)
+        return Pool.forward(x.unsqueeze(-1), alpha, None, kind).squeeze(-1)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -357,16 +399,18 @@ def _solve(H: Tensor, right: Tensor) -> Tensor:
     return torch.where(singular.unsqueeze(-1), 0.0, torch.linalg.solve(safe, right.unsqueeze(-1)).squeeze(-1))
 
 
-def robust_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> Tensor:
+def robust_pool(x: Value, alpha: Value = 1.0, weight: Value | None = None, *, kind: str = "pseudo-huber") -> Tensor:
     """The robust mean over the last dimension.
 
     Args:
         x: (*batch, n); images (b, c, h, w) as `x.flatten(-2)`.
         alpha: scale, (*batch) or a number, positive; NaN comes out where an element of a tensor is not.
+        weight: c, how often each point counts, (*batch, n), not negative, not all zero; NaN comes out where it is. None
+            for once.
         kind: "quadratic", "pseudo-huber", "huber", "welsch" or "truncated".
 
     Returns:
-        y, (*batch), differentiable in x and alpha, any number of times.
+        y, (*batch), differentiable in x, alpha and weight, any number of times.
 
     Raises:
         ArgumentError: a shape is wrong, the number is not positive, or the kind is not known.
@@ -376,25 +420,37 @@ def robust_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> 
         >>> cl.zoo.robust_pool(torch.tensor([1.0, 2.0, 3.0, 90.0]), 2.0, kind="truncated").item()
         2.0
     """
-    x, alpha = batched(("x", x, 1), ("alpha", positive("alpha", alpha), 0))
-    return ScalarPool.call(x, alpha, _known(kind))
+    scale = positive("alpha", alpha)
+    if weight is None:
+        x, alpha = batched(("x", x, 1), ("alpha", scale, 0))
+        return ScalarPool.call(x, alpha, _known(kind))
+    x, alpha, weight = batched(("x", x, 1), ("alpha", scale, 0), ("weight", weight, 1))
+    expect("weight", weight, x.shape[-1:], ": x is (*batch, n)")
+    return Pool.call(x.unsqueeze(-1), alpha, weight, _known(kind)).squeeze(-1)
 
 
-def robust_vector_pool(x: Value, alpha: Value = 1.0, *, kind: str = "pseudo-huber") -> Tensor:
+def robust_vector_pool(
+    x: Value, alpha: Value = 1.0, weight: Value | None = None, *, kind: str = "pseudo-huber"
+) -> Tensor:
     """The robust mean of vectors, by their Euclidean distances.
 
     Args:
         x: (*batch, n, d).
-        alpha, kind: as in `robust_pool`. Of kinds that are not convex the best of three descents comes out.
+        alpha, weight, kind: as in `robust_pool`. Of kinds that are not convex the best of three descents comes out.
 
     Returns:
-        y, (*batch, d), differentiable in x and alpha, any number of times.
+        y, (*batch, d), differentiable in x, alpha and weight, any number of times.
 
     Raises:
         ArgumentError: as in `robust_pool`.
     """
-    x, alpha = batched(("x", x, 2), ("alpha", positive("alpha", alpha), 0), names=("n", "d"))
-    return Pool.call(x, alpha, _known(kind))
+    scale = positive("alpha", alpha)
+    if weight is None:
+        x, alpha = batched(("x", x, 2), ("alpha", scale, 0), names=("n", "d"))
+        return Pool.call(x, alpha, None, _known(kind))
+    x, alpha, weight = batched(("x", x, 2), ("alpha", scale, 0), ("weight", weight, 1))
+    expect("weight", weight, x.shape[-2:-1], ": x is (*batch, n, d)")
+    return Pool.call(x, alpha, weight, _known(kind))
 
 
 def _known(kind: str) -> str:

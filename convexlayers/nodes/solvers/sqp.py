@@ -31,6 +31,8 @@ FLAT, PROXIMAL = 1e-8, 1e-2
 # Weight of the squared active constraints in B where the Hessian alone is not positive definite.
 CONVEXIFY = 10.0
 LARGEST_PENALTY = 1e10
+# Entries of B below this share of their diagonal entries are left out: it is a model, and these are mostly rounding.
+NEGLIGIBLE = 1e-9
 QP_TOLERANCE = 1e-9
 # Relative residual above which linearized equalities have no solution.
 CONTRADICTION = 1e-6
@@ -141,7 +143,10 @@ def _convex(at: _Iterate) -> Tensor:
     proximal = torch.where(largest.unsqueeze(1) > FLAT * reach.unsqueeze(1), PROXIMAL, 1.0) * reference
     values = torch.where(values > FLAT * reference, values, proximal)
     B = (Q * values.unsqueeze(1)) @ Q.mT
-    return 0.5 * (B + B.mT)
+    B = 0.5 * (B + B.mT)
+    # Rounding in place of zeros would give the quadratic program entries of every size to be scaled by.
+    root = torch.diagonal(B, dim1=1, dim2=2).sqrt()
+    return torch.where(B.abs() > NEGLIGIBLE * root.unsqueeze(2) * root.unsqueeze(1), B, torch.zeros_like(B))
 
 
 def _step(problem: BoundProblem, at: _Iterate, moving: Tensor) -> tuple[_Iterate, Tensor]:

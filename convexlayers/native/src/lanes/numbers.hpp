@@ -33,7 +33,7 @@ struct Units {
 // Numbers below this are zero for the choice of units: one of 1e-300 would pull a mean of logarithms anywhere.
 inline constexpr std::int64_t kSmallestExponent = 1023 - 200;
 // So are numbers of P, q and A this much below both 1 and the largest of their kind: what rounding leaves of a zero.
-inline constexpr double kRounding = 0x1p-32;
+inline constexpr double kRoundingExponent = -32, kRounding = 0x1p-32;
 
 // Per lane: the sum of the exponents of the entries that are not zero, and their number.
 template <int W>
@@ -58,15 +58,17 @@ struct Exponents {
     }
 };
 
-// A right-hand side smaller than A x at the minimum of the objective alone by this power of two is rounding, not a unit.
-inline constexpr double kRightSideNoise = 20;
+// A right-hand side below kRounding and smaller than A x at the minimum of the objective alone by this power of two is
+// rounding, not a unit.
+inline constexpr double kRightSideNoise = 45;
 
 // log2 of typical sizes of P, q, A, b -> log2 of tau, sigma, omega. See convexlayers/scaling.py.
 template <int W>
 Units find_units(const Exponents<W>& P, const Exponents<W>& q, const Exponents<W>& A, const Exponents<W>& b, int lane) {
     const double from_objective = P.present(lane) && q.present(lane) ? q.mean(lane) - P.mean(lane) : 0.0;
     const double natural = A.mean(lane) + from_objective;
-    const bool noise = P.present(lane) && q.present(lane) && b.mean(lane) < natural - kRightSideNoise;
+    const bool tiny = b.mean(lane) < kRoundingExponent && b.mean(lane) < natural - kRightSideNoise;
+    const bool noise = P.present(lane) && q.present(lane) && tiny;
     const double sigma = b.present(lane) && !noise ? b.mean(lane) : natural;
     const double tau = A.present(lane) ? sigma - A.mean(lane) : from_objective;
     double omega = 0.0;
@@ -129,7 +131,16 @@ struct Numbers {
         }
     }
 
-    // Exponents of the four parts.
+    // Calls f with the places of P's entries on the diagonal, which are the last of their columns.
+    template <class F>
+    static void for_diagonal(const plan::Pattern& p, F f) {
+        for (Int j = 0; j < p.n; ++j) {
+            const Int last = p.P_indptr[j + 1] - 1;
+            if (last >= p.P_indptr[j] && p.P_rows[last] == j) f(last);
+        }
+    }
+
+    // Exponents of the four parts, P's those of its diagonal.
     struct Sizes {
         Exponents<W> P, q, A, b;
     };
@@ -137,7 +148,11 @@ struct Numbers {
     static Sizes sizes(const Plan& plan, const Workspace<W>& w) {
         Sizes out;
         const plan::Pattern& p = plan.pattern;
-        add(out.P, w.numbers, 0, p.q_start());
+        // The diagonal of a positive semidefinite matrix bounds its entries: small ones beside it say nothing.
+        V diagonal{};
+        for_diagonal(p, [&](Int i) { diagonal = max(diagonal, abs(w.numbers[i])); });
+        const V smallest = min(diagonal, broadcast<W>(1.0)) * kRounding;
+        for_diagonal(p, [&](Int i) { out.P.add(select(abs(w.numbers[i]) < smallest, V{}, w.numbers[i])); });
         add(out.q, w.numbers, p.q_start(), p.A_start());
         add(out.A, w.numbers, p.A_start(), p.b_start());
         // What stands for no bound says nothing about the size of the others.

@@ -1,10 +1,10 @@
 """The face of `ddn.pytorch.node`: deep declarative nodes written for that package run on this one.
 
-Replace `from ddn.pytorch.node import *` by `from convexlayers.compat.ddn import *`. A node is a class with `objective`,
-constraints and `solve`, all over a batch, (b, ...); the derivative is `convexlayers.nodes`': linear equalities are
-respected, active inequalities are found by multipliers, redundant constraints and singular Hessians get least squares,
-and second derivatives are right. The other face, `ddn.basic.node`, differentiates numpy code with the autograd package
-and is not covered: with torch in place of numpy its nodes are nodes of this face.
+Replace `from ddn.pytorch.node import *` by `from convexlayers.compat.ddn.pytorch.node import *`. A node is a class with
+`objective`, constraints and `solve`, all over a batch, (b, ...); the derivative is `convexlayers.nodes`': linear
+equalities are respected, active inequalities are found by multipliers, redundant constraints and singular Hessians get
+least squares, and second derivatives are right. The other face, `ddn.basic.node`, is
+`convexlayers.compat.ddn.basic.node`.
 
 What differs: `eps` is not what decides about active constraints, which is tied to the accuracy of the dtype and to what
 was measured; `chunk_size` is accepted and not needed, since no Jacobian in the inputs is formed; `ctx['nu']` is used
@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import grad
 
 from convexlayers.errors import ArgumentError, DerivativeWarning, SecondDerivativeError, count_of
 from convexlayers.nodes.derivative import NodeCall, NodeFunction
@@ -33,6 +34,10 @@ __all__ = [
     "EqConstDeclarativeNode",
     "IneqConstDeclarativeNode",
     "LinEqConstDeclarativeNode",
+    # That module's star import gives these, too, and nodes written for it rely on it.
+    "grad",
+    "torch",
+    "warnings",
 ]
 
 # How accurate a solve in this dtype is taken to be.
@@ -97,7 +102,7 @@ class AbstractDeclarativeNode(AbstractNode):
             with torch.enable_grad():
                 attached = attach(self, leaves, y.detach(), ctx)
             v = torch.ones_like(y) if v is None else v
-            products = torch.autograd.grad(attached, [leaves[i] for i in wanted], v.reshape(y.shape))
+            products = grad(attached, [leaves[i] for i in wanted], v.reshape(y.shape))
             for i, product in zip(wanted, products, strict=True):
                 found[i] = product
         return tuple(found)

@@ -1,0 +1,1 @@
+"""The face of `ddn.basic`: `node` and `composition`."""

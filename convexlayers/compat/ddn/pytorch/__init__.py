@@ -1,0 +1,1 @@
+"""The face of `ddn.pytorch`: see `node`."""
