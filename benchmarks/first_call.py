@@ -2,10 +2,10 @@
 
 Usage: python benchmarks/first_call.py [--families NAME ...] [--builds 5] [--output FILE]
 
-Of the families of families.py, with their batches and one thread: seconds to build the CVXPY problem and to compile it
-into a layer, milliseconds of the first forward and backward pass (with the symbolic analysis and whatever is prepared on
-first use) and of later ones. Medians over layers that are built anew, the first of which is not counted, since it pays for
-imports. Also the time that importing takes, in processes of their own.
+Of the families of families.py, with their batches and one thread: seconds to build the CVXPY problem and to make a
+layer of it (compilation and symbolic analysis), milliseconds of the first forward and backward pass and of later
+ones. Medians over layers that are built anew, the first of which is not counted, since it pays for imports. Also the
+time that importing takes, in processes of their own.
 """
 
 import argparse

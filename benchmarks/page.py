@@ -3,8 +3,8 @@
 Usage: python benchmarks/page.py [--check] [PAGE ...]
 
 In a page, what stands between <!-- NAME: start --> and <!-- NAME: end --> is replaced by the table of that name. With
---check nothing is written, and a page that is not what it should be is an error. Every row of every file counts: "losses"
-lists those in which a peer that solved the problem is faster than this library, in one pass or in both.
+--check nothing is written, and a page that is not what it should be is an error. Every row of every file counts:
+"losses" lists those in which a peer that solved the problem is faster than this library, in one pass or in both.
 """
 
 import argparse
@@ -72,7 +72,9 @@ def race_table(name: str) -> str:
             continue
         peers = sorted((row for row in group if row["contender"] != OURS and valid(row)), key=total)
         out = [row["contender"] for row in group if not valid(row)]
-        rows.append([label, _times(ours), "; ".join(f"{row['contender']} {_times(row)}" for row in peers), ", ".join(out)])
+        rows.append(
+            [label, _times(ours), "; ".join(f"{row['contender']} {_times(row)}" for row in peers), ", ".join(out)]
+        )
     return markdown(["problem", "convexlayers, ms", "others, ms", "failed or wrong"], rows, comment)
 
 
@@ -82,7 +84,7 @@ def _times(row: Row) -> str:
 
 
 def losses() -> str:
-    """Rows in which a valid peer is faster, in a pass or in total; layers of the zoo and warm starts that do not pay."""
+    """Rows in which a valid peer is faster, in a pass or in both; layers of the zoo and warm starts that do not pay."""
     rows = []
     for name in RACES:
         for label, group in races(name)[1].items():
@@ -157,7 +159,9 @@ def overhead() -> str:
     """What a call costs besides the solver, of a batch of one."""
     comment, rows = read(RESULTS / "overhead.csv")
     lines = [[row["family"], row["layer_us"], row["native_us"], row["empty_function_us"], row["ratio"]] for row in rows]
-    return markdown(["family", "layer around the kernels, us", "kernels, us", "empty function, us", "ratio"], lines, comment)
+    return markdown(
+        ["family", "layer around the kernels, us", "kernels, us", "empty function, us", "ratio"], lines, comment
+    )
 
 
 def first_call() -> str:

@@ -30,7 +30,7 @@ BLUE, ORANGE, GREY = "#0b6e99", "#d95f02", "#b5b5b5"
 
 
 def controller(steps: int = STEPS) -> cl.ConvexLayer:
-    """A cart with position and velocity is pushed to the origin; the force is bounded. x0 and the weight are parameters."""
+    """A cart is pushed to the origin by a bounded force; its state x0 and the price of force are parameters."""
     A, B = np.array([[1.0, 0.3], [0.0, 1.0]]), np.array([[0.05], [0.3]])
     X, U = cp.Variable((2, steps + 1), name="X"), cp.Variable((1, steps), name="U")
     x0, weight = cp.Parameter(2, name="x0"), cp.Parameter(nonneg=True, name="weight")
