@@ -84,7 +84,7 @@ def _times(row: Row) -> str:
 
 
 def losses() -> str:
-    """Rows in which a valid peer is faster, in a pass or in both; layers of the zoo and warm starts that do not pay."""
+    """Rows in which a valid peer is faster, in a pass or in both; layers, nodes and warm starts that do not pay."""
     rows = []
     for name in RACES:
         for label, group in races(name)[1].items():
@@ -113,10 +113,11 @@ def _loss(name: str, label: str, ours: Row, peer: Row) -> list[str]:
 
 def _other_losses() -> list[list[str]]:
     rows = []
-    for row in read(RESULTS / "zoo.csv")[1]:
-        if row["times_torch"] and float(row["times_torch"]) < 1:
-            label = f"{row['case']}, batch {row['batch']}"
-            rows.append(["zoo", label, row["ours_ms"], f"plain torch {row['torch_ms']}", "both together"])
+    for name in ("zoo", "nodes"):
+        for row in read(RESULTS / f"{name}.csv")[1]:
+            if row["times_torch"] and float(row["times_torch"]) < 1:
+                label = f"{row['case']}, batch {row['batch']}"
+                rows.append([name, label, row["ours_ms"], f"plain torch {row['torch_ms']}", "both together"])
     for row in read(RESULTS / "warm_start.csv")[1]:
         if row["engine"] == "native" and float(row["ratio"]) < 1:
             label = f"{row['family']}, parameters changed by {row['change']}"

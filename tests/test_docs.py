@@ -8,7 +8,9 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbclient import NotebookClient
 
 import convexlayers as cl
 
@@ -145,3 +147,13 @@ def test_pictures_show_the_factor_that_the_engine_uses(tmp_path):
     assert counts["ordered"] == cl.engines.Native().setup(layer.program).describe()["nnz_L"]
     text = (DOCS / "pipeline.md").read_text()
     assert f"{counts['ordered']} entries instead of {counts['natural']}" in text
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("path", sorted((DOCS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_notebooks_run(path, tmp_path):
+    """In a kernel of their own, like in front of a reader; they are kept without outputs."""
+    notebook = nbformat.read(path, as_version=4)
+    assert not any(cell.get("outputs") for cell in notebook.cells)
+    NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    assert any("image/png" in output.get("data", {}) for cell in notebook.cells for output in cell.get("outputs", []))
