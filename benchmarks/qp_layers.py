@@ -8,14 +8,15 @@ G and h all get gradients.
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from contenders import Contender
 from harness import FIELDS, Row, limit_threads, race
 from qp_contenders import MoreauQP, OursQP, Proxsuite, Qpth, ridged
 from reference import TOLERANCE, cached
 from report import RESULTS, environment, show, write
 from torch import Tensor
-from tqdm import tqdm
 
 import convexlayers as cl
 
@@ -29,8 +30,21 @@ def solve(leaves: list[Tensor]) -> tuple[Tensor, ...]:
     return (cl.solve_qp(*leaves, solver="clarabel", tolerance=TOLERANCE).x,)
 
 
+def benchmark(
+    n: int, contenders: Sequence[Contender], batch: int | None = None, repeats: int = 10, budget: float = 20.0
+) -> list[Row]:
+    """One row per contender."""
+    qp, size = ridged(n, n), batch or SIZES[n]
+    values = qp.draw(size)
+    rows = race(contenders, qp, values, cached(f"optnet{n}", values, solve), repeats, budget)
+    return [{"family": f"optnet{n}", "batch": size} | row for row in rows]
+
+
 def main() -> None:
     """Run, print a table, write a CSV file."""
+    # Those who import this file do without it.
+    from tqdm import tqdm
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", choices=SIZES, default=list(SIZES), metavar="N")
     parser.add_argument("--repeats", type=int, default=10)
@@ -42,12 +56,7 @@ def main() -> None:
     contenders = [contender for contender in CONTENDERS if contender.installed]
     fields, rows = ["family", "batch", "contender", *FIELDS], list[Row]()
     for n in tqdm(options.sizes, file=sys.stderr):
-        qp, batch = ridged(n, n), SIZES[n]
-        values = qp.draw(batch)
-        found = race(
-            contenders, qp, values, cached(f"optnet{n}", values, solve), options.repeats, options.budget
-        )  # fmt: skip
-        rows += [{"family": f"optnet{n}", "batch": batch} | row for row in found]
+        rows += benchmark(n, contenders, repeats=options.repeats, budget=options.budget)
         write(options.output, environment(contenders), fields, rows)
     show(fields, rows)
 

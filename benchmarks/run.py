@@ -26,7 +26,6 @@ from harness import FIELDS, Row, limit_threads, race
 from moreau_contender import Moreau
 from reference import family_reference
 from report import RESULTS, environment, show, write
-from tqdm import tqdm
 
 PEERS = [Cvxpylayers(), Cvxpylayers("MOREAU"), Moreau(), Moreau("ipm")]
 ENGINES = [Ours("torch"), Ours("clarabel"), Ours("scs")]
@@ -72,6 +71,9 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     """Run, print a table, write a CSV file."""
+    # Those who import this file do without it.
+    from tqdm import tqdm
+
     options = parse()
     limit_threads(options.threads)
     names = options.contenders + [engine.name for engine in ENGINES if options.engines]

@@ -5,7 +5,7 @@ Importing this package loads neither cvxpy nor a solver; they are loaded by what
 
 from typing import TYPE_CHECKING, Any
 
-from convexlayers import cones, engines, errors, nodes, zoo
+from convexlayers import cones, engines, errors, nodes, plot, zoo
 from convexlayers.cones import Cones
 from convexlayers.derivatives import Exact, Perturbed, Smoothed
 from convexlayers.errors import ConvexLayersError, SolverError
@@ -18,12 +18,13 @@ from convexlayers.functional import (
 )
 from convexlayers.layer import ConvexLayer
 from convexlayers.program import ParametrizedConeProgram
+from convexlayers.seeing import citation, report
 from convexlayers.status import Status
 
 if TYPE_CHECKING:
     from convexlayers.compiler import compile_problem
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 __all__ = [
     "Cones",
@@ -35,12 +36,15 @@ __all__ = [
     "Smoothed",
     "SolverError",
     "Status",
+    "citation",
     "compile_problem",
     "cones",
     "differentiable_solution",
     "engines",
     "errors",
     "nodes",
+    "plot",
+    "report",
     "solve_cone_program",
     "solve_lp",
     "solve_qp",

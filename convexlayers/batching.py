@@ -18,9 +18,9 @@ from torch import Tensor
 
 from convexlayers.errors import ArgumentError, wrong_shape
 from convexlayers.program import Block, ParameterInfo
-from convexlayers.sparse import SparseMatrix, is_sparse, pick
+from convexlayers.sparse import Entries, SparseMatrix, is_sparse, pick
 
-Value = Tensor | np.ndarray | SparseMatrix | float | int
+Value = Tensor | np.ndarray | SparseMatrix | Entries | float | int
 
 
 @dataclass(frozen=True)

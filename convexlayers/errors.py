@@ -39,6 +39,10 @@ class SolverError(ConvexLayersError, RuntimeError):
         self.status = status
 
 
+class PackageNotInstalledError(ConvexLayersError, ImportError):
+    """An optional package that is needed for this is not installed."""
+
+
 class EngineNotInstalledError(ConvexLayersError, ImportError):
     """The package behind an engine is not installed."""
 

@@ -18,6 +18,7 @@ from convexlayers.execute import BatchSolution, Execution, check_policy, execute
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.relax import check_relax
 from convexlayers.saving import SavedModule
+from convexlayers.seeing.reporting import ReportedModule
 
 if TYPE_CHECKING:
     import cvxpy as cp
@@ -38,7 +39,7 @@ class LayerSolution(BatchSolution):
     duals: tuple[Tensor, ...]
 
 
-class ConvexLayer(SavedModule, CompilableModule):
+class ConvexLayer(SavedModule, CompilableModule, ReportedModule):
     """A layer whose outputs solve a convex optimization problem whose parameters are its inputs.
 
     The problem is canonicalized once, here; calls solve it for a batch of parameter values and are differentiable in

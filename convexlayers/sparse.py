@@ -4,13 +4,14 @@ A sparse matrix has no batch dimensions: the batch shares it, and its gradient i
 the stored entries only. Nothing here costs more than the entries: an n by n matrix is never spread out.
 """
 
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from convexlayers.errors import ArgumentError, wrong_shape
+from convexlayers.errors import ArgumentError, SecondDerivativeError, wrong_shape
 
 
 class SparseMatrix(Protocol):
@@ -55,9 +56,47 @@ class Pattern:
         )
 
 
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """A sparse matrix as pattern and values, which torch can transform and differentiate as often as it likes.
+
+    Attributes:
+        pattern: of the matrix.
+        values: in the pattern's order, (entries,).
+    """
+
+    pattern: Pattern
+    values: Tensor
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return self.pattern.shape
+
+
+class _DifferentiatedOnce(torch.autograd.Function):
+    """The identity. A second derivative is an error, since torch loses it on its way through a sparse tensor."""
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, name: str) -> Tensor:
+        ctx.name = name
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        if torch.is_grad_enabled() and grad.requires_grad:
+            raise SecondDerivativeError(
+                f"{ctx.name} is a sparse tensor that requires a gradient, and second derivatives do not reach through "
+                "those: torch would return zero for them. Detach it, or pass it dense."
+            )
+        return grad, None
+
+
 def is_sparse(value: object) -> bool:
-    """Whether a value is a sparse tensor of torch or a sparse matrix of scipy."""
-    return value.layout in LAYOUTS if isinstance(value, Tensor) else hasattr(value, "tocoo")
+    """Whether a value is a sparse tensor of torch, a sparse matrix of scipy, or `Entries`."""
+    return (
+        value.layout in LAYOUTS if isinstance(value, Tensor) else hasattr(value, "tocoo") or isinstance(value, Entries)
+    )
 
 
 def split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Tensor]:
@@ -73,10 +112,13 @@ def split(name: str, value: Any, shape: tuple[int, int]) -> tuple[Pattern, Tenso
     """
     if tuple(value.shape) != shape:
         raise wrong_shape(name, value.shape, f"{shape} (a sparse matrix has no batch dimensions)")
+    if isinstance(value, Entries):
+        return value.pattern, value.values
     if isinstance(value, Tensor):
         entries = value.to_sparse_coo().coalesce()
         rows, cols = entries.indices().cpu().numpy()
         values = entries.values()
+        values = _DifferentiatedOnce.apply(values, name) if values.requires_grad else values
     else:
         entries = value.tocsr(copy=True)
         entries.sum_duplicates()

@@ -1,8 +1,8 @@
-"""The pictures of docs/pipeline.md: the matrices of one real problem, before and after ordering, as SVG files.
+"""The pictures of docs/seeing.md, drawn by `convexlayers.plot`.
 
-Usage: python docs/pictures.py [--folder docs/images]
+Usage: python docs/pictures.py [--output FOLDER]
 
-The problem is the one of the page, a controller. The same program gives the same files.
+Each function draws one file on figures of its own. The problems are those of the page.
 """
 
 import argparse
@@ -11,125 +11,108 @@ from typing import Any
 
 import cvxpy as cp
 import matplotlib
-import numpy as np
-import torch
-from scipy import sparse
-
-import convexlayers as cl
-from convexlayers.native import SymbolicFactor, analyze
-from convexlayers.program import Structure
 
 matplotlib.use("Agg")
 # The same figures give the same file, and text stays text.
 matplotlib.rcParams.update({"svg.hashsalt": "convexlayers", "svg.fonttype": "none", "font.size": 9})
 
 import matplotlib.pyplot as plt  # noqa: E402
+import torch  # noqa: E402
 
-STEPS = 8
-BLUE, ORANGE, GREY = "#0b6e99", "#d95f02", "#b5b5b5"
+import convexlayers as cl  # noqa: E402
 
-
-def controller(steps: int = STEPS) -> cl.ConvexLayer:
-    """A cart is pushed to the origin by a bounded force; its state x0 and the price of force are parameters."""
-    A, B = np.array([[1.0, 0.3], [0.0, 1.0]]), np.array([[0.05], [0.3]])
-    X, U = cp.Variable((2, steps + 1), name="X"), cp.Variable((1, steps), name="U")
-    x0, weight = cp.Parameter(2, name="x0"), cp.Parameter(nonneg=True, name="weight")
-    objective = cp.sum_squares(X) + weight * cp.sum_squares(U)
-    constraints = [X[:, 0] == x0, X[:, 1:] == A @ X[:, :-1] + B @ U, cp.abs(U) <= 1.0]
-    return cl.ConvexLayer(cp.Problem(cp.Minimize(objective), constraints), [x0, weight], [X, U])
+FOLDER = Path(__file__).parent / "images"
 
 
-def kkt_pattern(structure: Structure) -> sparse.csc_array:
-    """Where [P A'; A -H] may have entries: its upper triangle, for cones whose H is diagonal."""
-    n, m = structure.n, structure.m
-    rows = np.concatenate([structure.P_rows, structure.A_cols, np.arange(n + m)])
-    columns = np.concatenate([structure.P_cols, n + structure.A_rows, np.arange(n + m)])
-    pattern = sparse.csc_array((np.ones(len(rows)), (rows, columns)), (n + m, n + m))
-    pattern.sum_duplicates()
-    pattern.sort_indices()
-    return pattern
+def controller() -> cl.ConvexLayer:
+    """Steer a point of mass to the origin: position and speed in two dimensions, a bounded force, 10 steps."""
+    horizon = 10
+    X, U = cp.Variable((4, horizon + 1), name="X"), cp.Variable((2, horizon), name="U")
+    start, limit = cp.Parameter(4, name="start"), cp.Parameter(name="limit", nonneg=True)
+    position, speed = X[:2], X[2:]
+    constraints: list[Any] = [
+        X[:, 0] == start,
+        position[:, 1:] == position[:, :-1] + 0.2 * speed[:, :-1],
+        speed[:, 1:] == speed[:, :-1] + 0.2 * U,
+        cp.norm(U, 2, axis=0) <= limit,
+    ]
+    objective = cp.Minimize(cp.sum_squares(X) + 0.1 * cp.sum_squares(U))
+    return cl.ConvexLayer(cp.Problem(objective, constraints), [start, limit], [U], on_failure="nan")
 
 
-def natural_fill(pattern: sparse.csc_array) -> np.ndarray:
-    """The pattern of L without an ordering, by eliminating column after column."""
-    full = ((pattern + pattern.T).toarray() != 0).astype(bool)
-    for k in range(len(full)):
-        below = k + 1 + np.flatnonzero(full[k + 1 :, k])
-        full[np.ix_(below, below)] = True
-    return np.tril(full, -1)
+def starts(count: int) -> torch.Tensor:
+    """Random positions and speeds, (count, 4)."""
+    return torch.randn(count, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def ordered_fill(factor: SymbolicFactor) -> np.ndarray:
-    """The pattern of L that the core found."""
-    n = len(factor.permutation)
-    entries = sparse.csc_array((np.ones(factor.nnz_L), factor.L_indices, factor.L_indptr), (n, n))
-    return entries.toarray() != 0
+def choice() -> cl.ConvexLayer:
+    """A unit, divided among three options by their costs: all of it goes to the cheapest."""
+    x, cost = cp.Variable(3, name="x"), cp.Parameter(3, name="cost")
+    constraints: list[Any] = [cp.sum(x) == 1, x >= 0]
+    return cl.ConvexLayer(cp.Problem(cp.Minimize(cost @ x), constraints), [cost], [x])
 
 
-def spy(axes: Any, entries: np.ndarray, filled: np.ndarray | None, title: str) -> None:
-    """Entries of a matrix in blue, what fills in in orange."""
-    for mask, color in ((entries, BLUE), (filled, ORANGE)):
-        if mask is not None:
-            rows, columns = np.nonzero(mask)
-            axes.scatter(columns, rows, s=5, marker="s", color=color, linewidths=0)
-    size = len(entries)
-    axes.set(xlim=(-1, size), ylim=(size, -1), aspect="equal", xticks=[], yticks=[])
-    axes.set_title(title, fontsize=8)
+def matrices(path: Path) -> None:
+    """The KKT matrix of the controller and its factor."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.4), layout="constrained")
+    cl.plot.kkt(controller(), axes[0])
+    cl.plot.factor(controller(), axes[1])
+    save(figure, path)
 
 
-def draw_patterns(layer: cl.ConvexLayer, path: Path) -> dict[str, int]:
-    """The KKT matrix as it comes, its factor in that order, and the factor in the core's order; counts of entries."""
-    structure = layer.program.structure
-    pattern = kkt_pattern(structure)
-    size = structure.n + structure.m
-    factor = analyze(size, pattern.indptr, pattern.indices)
-    full = (pattern + pattern.T).toarray() != 0
-    natural, ordered = natural_fill(pattern), ordered_fill(factor)
-    order = factor.permutation
-    below, moved = np.tril(full, -1), np.tril(full[np.ix_(order, order)], -1)
-    figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
-    spy(axes[0], full, None, f"KKT matrix, order {size}")
-    for line in (structure.n - 0.5,):
-        axes[0].axhline(line, color=GREY, linewidth=0.5)
-        axes[0].axvline(line, color=GREY, linewidth=0.5)
-    spy(axes[1], below, natural & ~below, f"L as it comes: {natural.sum()} entries")
-    spy(axes[2], moved, ordered & ~moved, f"L after ordering: {ordered.sum()} entries")
-    figure.tight_layout()
+def convergence(path: Path) -> None:
+    """Residuals of 40 starts, by the native engine and by SCS."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+    layer = controller()
+    cl.plot.convergence(layer, starts(40), 1.0, axes=axes[0])
+    scs = cl.ConvexLayer.from_program(layer.program, solver="scs", on_failure="nan")
+    cl.plot.convergence(scs, starts(8), 1.0, axes=axes[1])
+    save(figure, path)
+
+
+def gradients(path: Path) -> None:
+    """What the first option gets as it becomes dearer, and the derivative of that by three strategies."""
+    figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.2), layout="constrained")
+    start, stop = {"cost": torch.tensor([0.5, 1.0, 1.2])}, {"cost": torch.tensor([1.5, 1.0, 1.2])}
+    derivatives = {"exact": cl.Exact(), "smoothed": cl.Smoothed(mu=0.05), "perturbed": cl.Perturbed(tau=0.3)}
+    cl.plot.loss(choice(), start, stop, derivatives=derivatives, axes=axes[0])
+    cl.plot.gradient(choice(), start, stop, derivatives=derivatives, axes=axes[1])
+    save(figure, path)
+
+
+def statuses(path: Path) -> None:
+    """A batch of 12 radii times 30 points, of which some have no solution and some are not numbers."""
+    x, t, radius = cp.Variable(3), cp.Parameter(3, name="t"), cp.Parameter(name="radius")
+    constraints: list[Any] = [cp.norm(x) <= radius, cp.sum(x) == 1]
+    problem = cp.Problem(cp.Minimize(cp.sum_squares(x - t)), constraints)
+    layer = cl.ConvexLayer(problem, [t, radius], [x], on_failure="nan")
+    points = starts(30)[:, :3].clone()
+    points[7, 1] = torch.nan
+    radii = torch.linspace(0.3, 1.4, 12, dtype=torch.float64).unsqueeze(-1)
+    figure, axes = plt.subplots(figsize=(8.0, 2.6), layout="constrained")
+    cl.plot.status(layer.solve(points, radii), axes)
+    axes.set_xlabel("point")
+    axes.set_ylabel("radius")
+    save(figure, path)
+
+
+def save(figure: Any, path: Path) -> None:
+    """Write the file."""
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
-    return {"entries": int(below.sum()), "natural": int(natural.sum()), "ordered": int(ordered.sum())}
 
 
-def draw_derivative(layer: cl.ConvexLayer, path: Path) -> None:
-    """Forces of the controller with their bounds, and the derivative of each in the initial position and velocity."""
-    x0 = torch.tensor([2.0, 0.0], dtype=torch.float64)
-    weight = torch.tensor(0.1, dtype=torch.float64)
-    forces = layer(x0, weight)[1][0]
-    jacobian = torch.func.jacrev(lambda value: layer(value, weight)[1][0])(x0)
-    figure, axes = plt.subplots(1, 2, figsize=(8.4, 2.4))
-    steps = np.arange(len(forces))
-    axes[0].bar(steps, forces, color=BLUE)
-    for bound in (-1.0, 1.0):
-        axes[0].axhline(bound, color=ORANGE, linewidth=0.8)
-    axes[0].set(title="force U[t], bounds in orange", xlabel="t")
-    axes[1].bar(steps - 0.2, jacobian[:, 0], 0.4, color=BLUE, label="in the position")
-    axes[1].bar(steps + 0.2, jacobian[:, 1], 0.4, color=GREY, label="in the velocity")
-    axes[1].set(title="dU[t] / dx0: zero where the force is at its bound", xlabel="t")
-    axes[1].legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, metadata={"Date": None})
-    plt.close(figure)
+PICTURES = {"matrices": matrices, "convergence": convergence, "gradients": gradients, "statuses": statuses}
 
 
 def main() -> None:
-    """Draw both."""
+    """Draw all of them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "images")
-    folder = parser.parse_args().folder
+    parser.add_argument("--output", type=Path, default=FOLDER)
+    folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
-    layer = controller()
-    draw_patterns(layer, folder / "kkt.svg")
-    draw_derivative(layer, folder / "derivative.svg")
+    for name, draw in PICTURES.items():
+        draw(folder / f"{name}.svg")
 
 
 if __name__ == "__main__":

@@ -31,11 +31,11 @@ ORDER = [
     {"engines"},
     {"reports", "stacks", "operators"},
     {"autograd", "batching", "calling", "validation", "relax", "warm_start", "execute", "compiled", "saving"},
-    {"functional", "layer", "diagnosis"},
+    {"functional", "layer", "diagnosis", "seeing"},
     {"nodes"},
     {"zoo", "plot"},
     # These may import everything, and so may the package's own __init__.
-    {"compat", "testing", ""},
+    {"compat", "testing", "command", "__main__", ""},
 ]
 RANK = {part: rank for rank, parts in enumerate(ORDER) for part in parts}
 TOP = len(ORDER) - 1

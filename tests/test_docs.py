@@ -16,7 +16,7 @@ import convexlayers as cl
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
-NAMESPACES = ["cones", "derivatives", "engines", "native", "nodes", "testing", "zoo"]
+NAMESPACES = ["cones", "derivatives", "engines", "native", "nodes", "plot", "testing", "zoo"]
 # Faces whose names are those of another package, documented module by module.
 FACES = ["compat.cvxpylayers", "compat.qpth", "compat.diffcp.cone_program"]
 DIRECTIVE = re.compile(r"^::: (?P<path>[\w.]+)\n(?P<options>(?:    .*\n|\n(?=    ))*)", re.MULTILINE)
@@ -141,7 +141,7 @@ def test_tolerance_table_is_that_of_the_results():
 
 
 def test_pictures_show_the_factor_that_the_engine_uses(tmp_path):
-    pictures = runpy.run_path(str(DOCS / "pictures.py"))
+    pictures = runpy.run_path(str(DOCS / "pipeline_pictures.py"))
     layer = pictures["controller"]()
     counts = pictures["draw_patterns"](layer, tmp_path / "kkt.svg")
     assert counts["ordered"] == cl.engines.Native().setup(layer.program).describe()["nnz_L"]

@@ -10,7 +10,7 @@ import scipy.sparse as sp
 import torch
 
 import convexlayers as cl
-from convexlayers.errors import ArgumentError
+from convexlayers.errors import ArgumentError, SecondDerivativeError
 
 ENGINES = ["native", "clarabel"]
 # By column, then row, is CVXPY's order; it is given in another one.
@@ -311,3 +311,21 @@ def test_a_large_sparse_parameter_stays_sparse():
     constant = cp.Problem(cp.Minimize(cp.sum_squares(x - b)), [pattern @ x <= 1])
     (expected,) = cl.ConvexLayer(constant, [b], [x])(value)
     torch.testing.assert_close(layer(value, pattern)[0], expected, rtol=1e-9, atol=1e-9)
+
+
+def test_second_derivatives_through_sparse_tensors_are_an_error():
+    """torch returns zeros for them; dense ones are right, and so are those of the other arguments of a detached one."""
+    values, q = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), torch.ones(3, dtype=torch.float64).requires_grad_()
+    index = torch.tensor([[0, 0, 1], [0, 1, 2]])
+
+    def x(values):
+        A = torch.sparse_coo_tensor(index, values, (2, 3), check_invariants=False)
+        return cl.solve_qp(torch.eye(3, dtype=torch.float64), q**2, A=A, b=torch.ones(2, dtype=torch.float64)).x
+
+    values.requires_grad_()
+    torch.autograd.grad(x(values).square().sum(), values)
+    with pytest.raises(SecondDerivativeError, match="A is a sparse tensor"):
+        torch.autograd.grad(x(values).square().sum(), values, create_graph=True)
+    (grad,) = torch.autograd.grad(x(values.detach()).square().sum(), q, create_graph=True)
+    (second,) = torch.autograd.grad(grad.sum(), q)
+    assert second.abs().max() > 0

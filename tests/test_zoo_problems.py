@@ -3,6 +3,7 @@
 import cvxpy as cp
 import pytest
 import torch
+from torch.autograd import gradcheck, gradgradcheck
 
 import convexlayers as cl
 from convexlayers import zoo
@@ -77,6 +78,53 @@ def test_optnet_layer_is_feasible_and_learns():
     assert "inequalities=5" in repr(layer)
     with pytest.raises(ArgumentError, match="expected at least 1, 0, 0"):
         zoo.QPLayer(0)
+
+
+def test_control_with_linear_and_terminal_costs():
+    """Beside the stacked problem: x = S x0 + M u, solved as least squares in u."""
+    nx, nu, steps = 3, 2, 4
+    A, B = 0.6 * normal(nx, nx, seed=1), normal(nx, nu, seed=2)
+    Q, R, last = (
+        W @ W.T + torch.eye(len(W), dtype=F64) for W in (normal(nx, nx), normal(nu, nu), normal(nx, nx, seed=9))
+    )
+    x0, q, r = normal(5, nx, seed=3), normal(5, steps, nx, seed=4), normal(steps, nu, seed=5)
+    plan = zoo.mpc(A, B, Q, R, x0, steps, q=q, r=r, terminal=last)
+    S = torch.cat([torch.linalg.matrix_power(A, t + 1) for t in range(steps)])
+    M = torch.zeros(steps * nx, steps * nu, dtype=F64)
+    for t in range(steps):
+        for k in range(t + 1):
+            M[t * nx : (t + 1) * nx, k * nu : (k + 1) * nu] = torch.linalg.matrix_power(A, t - k) @ B
+    cost = torch.block_diag(*[Q] * (steps - 1), last)
+    H = M.T @ cost @ M + torch.block_diag(*[R] * steps)
+    u = -torch.linalg.solve(H, ((x0 @ S.T) @ cost + q.flatten(1)) @ M.clone() + r.flatten(), left=False)
+    torch.testing.assert_close(plan.controls.flatten(1), u, rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(plan.states.flatten(1), x0 @ S.T + u @ M.T, rtol=1e-8, atol=1e-8)
+    with pytest.raises(ArgumentError, match="q has shape"):
+        zoo.mpc(A, B, Q, R, x0, steps, q=q[:, 1:])
+
+
+def test_second_derivatives_and_maps_of_control():
+    A, B, x0 = 0.6 * normal(2, 2, seed=1), normal(2, 1, seed=2), normal(3, 2, seed=5)
+    Q, R = torch.eye(2, dtype=F64), 0.5 * torch.eye(1, dtype=F64)
+
+    def controls(A, B, x0):
+        return zoo.mpc(A, B, Q, R, x0, 3, lower=-0.08, upper=0.08).controls
+
+    values = [value.clone().requires_grad_() for value in (A, B, x0)]
+    assert gradcheck(controls, values, check_forward_ad=True)
+    assert gradgradcheck(controls, values)
+    assert (controls(A, B, x0).abs() > 0.0799).any()
+    mapped = torch.vmap(lambda x: controls(A, B, x))(x0)
+    torch.testing.assert_close(mapped, controls(A, B, x0), rtol=0, atol=1e-12)
+
+
+def test_second_derivatives_and_maps_of_the_optnet_layer():
+    torch.manual_seed(0)
+    layer = zoo.QPLayer(3, inequalities=4, equalities=1).double()
+    p = normal(2, 3).requires_grad_()
+    assert gradcheck(layer, (p,), check_forward_ad=True)
+    assert gradgradcheck(layer, (p,))
+    torch.testing.assert_close(torch.vmap(layer)(p), layer(p), rtol=0, atol=1e-12)
 
 
 def test_singular_systems():

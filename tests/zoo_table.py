@@ -26,10 +26,8 @@ class Entry:
         positive: positions of arguments that are drawn from (0.5, 1.5), the others being standard normal.
         scale: factor of the first argument.
         tolerance: of the comparison with the twin, beside which it is.
-        twice: whether it can be differentiated twice.
-        forward: whether forward mode is to be checked too.
-        vmapped: whether it works under torch.vmap.
-        legacy: whether also under the older vmap of torch.autograd.grad(is_grads_batched=True).
+        raises: whether an element that is not finite is an error, as solve_qp has it, and does not come out as NaN.
+        legacy: whether it works under the older vmap of torch.autograd.grad(is_grads_batched=True).
     """
 
     name: str
@@ -40,9 +38,7 @@ class Entry:
     positive: tuple[int, ...] = ()
     scale: float = 1.0
     tolerance: float = 1e-6
-    twice: bool = True
-    forward: bool = True
-    vmapped: bool = True
+    raises: bool = False
     legacy: bool = True
 
     def draw(self, *batch: int, seed: int = 0, dtype: torch.dtype = F64) -> list[Tensor]:
@@ -262,7 +258,7 @@ PROJECTIONS = [
           twin_of(nearest(5, lambda x, A, b: [A @ x == b]), 5, (2, 5), 2)),
     Entry("polyhedron", zoo.project_polyhedron, ((4,), (3, 4), (3,)), None,
           twin_of(nearest(4, lambda x, G, h: [G @ x <= h]), 4, (3, 4), 3), (2,), 2.0,
-          twice=False, forward=False, vmapped=False),
+          raises=True),
     Entry("PSD cone", zoo.project_psd, ((4, 4),), psd_closed,
           twin_of(psd_twin, (4, 4), convert=lambda A: [(A + A.mT) / 2])),
     Entry("top projector", lambda A: zoo.top_projector(A, 2), ((4, 4),), projector_closed),
@@ -405,7 +401,6 @@ def maxcut_twin(C):
     return X, cp.trace(C @ X), [cp.diag(X) == 1]
 
 
-QP = {"twice": False, "forward": False, "vmapped": False}
 LINEAR = [
     Entry("tridiagonal solve", zoo.tridiagonal_solve, ((4,), (5,), (4,), (5,)), entries_closed, legacy=False),
     Entry("block tridiagonal solve", zoo.block_tridiagonal_solve, ((3, 2, 2), (4, 2, 2), (3, 2, 2), (4, 2)),
@@ -421,11 +416,11 @@ LINEAR = [
           lambda A: torch.linalg.eigh((A + A.mT) / 2).eigenvectors[..., 2:].flip(-1).abs()),
     Entry("ridge head", zoo.ridge_head, ((5, 4), (5, 3), (2, 4), ()), ridge_closed, None, (3,)),
     Entry("SVM head", lambda X, Q, C: zoo.svm_head(X, ONE_HOT.to(X), Q, C), ((6, 4), (2, 4), ()), None, svm_twin, (2,),
-          **QP),
+          raises=True),
     Entry("rank pooling", zoo.rank_pool, ((6, 3), (), ()), None,
-          twin_of(rank_twin, (6, 3), (), (), **R, p2=NONNEGATIVE), (1, 2), **QP),
+          twin_of(rank_twin, (6, 3), (), (), **R, p2=NONNEGATIVE), (1, 2), raises=True),
     Entry("MAXCUT", zoo.maxcut_sdp, ((4, 4),), None,
-          twin_of(maxcut_twin, (4, 4), convert=lambda C: [(C + C.mT) / 2]), **QP),
+          twin_of(maxcut_twin, (4, 4), convert=lambda C: [(C + C.mT) / 2]), raises=True),
 ]  # fmt: skip
 
 ENTRIES = [*PROJECTIONS, *POOLS, *ATTENTION, *LINEAR]

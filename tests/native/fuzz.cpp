@@ -349,7 +349,7 @@ void check_solved(const plan::Plan& plan, const Settings& settings, const Result
 class Derivatives {
 public:
     Derivatives(Random& random, const plan::Plan& plan, const Theta& theta, Results& results, std::int64_t batch)
-        : random_(random), plan_(plan), theta_(theta), results_(results), batch_(batch) {
+        : plan_(plan), theta_(theta), results_(results), batch_(batch) {
         for (std::int64_t e = 0; e < batch; ++e)
             if (results.status[e] == 0 && random.chance(0.9)) elements_.push_back(e);
         x_ = random.normals(batch * plan.n());
@@ -437,7 +437,6 @@ private:
     }
 
     static constexpr double kLargestResidual = 1e-10;
-    Random& random_;
     const plan::Plan& plan_;
     const Theta& theta_;
     Results& results_;

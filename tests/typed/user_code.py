@@ -78,6 +78,17 @@ def failures(layer: cl.ConvexLayer) -> Tensor | None:
         return None
 
 
+def seeing(layer: cl.ConvexLayer) -> None:
+    found = layer.report(torch.ones(3))
+    if found.work is not None and found.batch is not None:
+        assert_type(found.work.fill, float)
+        assert_type(found.batch.solution.status, Tensor)
+    assert_type(cl.report(layer.program, solver="native").memory.kept, int)
+    assert_type(cl.citation(layer).bibtex, str)
+    assert_type(cl.plot.trace(layer, torch.ones(3)).residual, Tensor)
+    cl.plot.status(layer.solve(torch.ones(3)), axes=cl.plot.kkt(layer.program))
+
+
 def statuses(solution_status: Tensor) -> bool:
     return bool((solution_status == cl.Status.SOLVED).all())
 

@@ -5,7 +5,9 @@
 #include <new>
 #include <vector>
 
-#if !defined(_WIN32)
+#if defined(_WIN32)
+#include <malloc.h>
+#else
 #include <pthread.h>
 #endif
 
@@ -48,6 +50,27 @@ std::size_t rounded(std::size_t bytes) { return (bytes + kAlignment - 1) / kAlig
 
 }  // namespace
 
+// Not std::aligned_alloc: it wants a multiple of the alignment, and Windows and old macOS do not have it.
+void* allocate_aligned(std::size_t bytes) {
+    bytes = bytes > 0 ? bytes : 1;
+#if defined(_WIN32)
+    void* const memory = _aligned_malloc(bytes, kAlignment);
+    if (memory == nullptr) throw std::bad_alloc();
+#else
+    void* memory = nullptr;
+    if (posix_memalign(&memory, kAlignment, bytes) != 0) throw std::bad_alloc();
+#endif
+    return memory;
+}
+
+void free_aligned(void* memory) noexcept {
+#if defined(_WIN32)
+    _aligned_free(memory);
+#else
+    std::free(memory);
+#endif
+}
+
 void* take_buffer(std::size_t bytes) {
     bytes = rounded(bytes);
     {
@@ -62,9 +85,7 @@ void* take_buffer(std::size_t bytes) {
                 return memory;
             }
     }
-    void* const memory = std::aligned_alloc(kAlignment, bytes);
-    if (memory == nullptr) throw std::bad_alloc();
-    return memory;
+    return allocate_aligned(bytes);
 }
 
 void give_buffer(void* memory, std::size_t bytes) noexcept {
@@ -73,7 +94,7 @@ void give_buffer(void* memory, std::size_t bytes) noexcept {
     const std::lock_guard<std::mutex> lock(shared.mutex);
     // The oldest make room.
     while (!shared.buffers.empty() && (shared.buffers.size() >= kMostBuffers || shared.bytes + bytes > kMostBytes)) {
-        std::free(shared.buffers.front().memory);
+        free_aligned(shared.buffers.front().memory);
         shared.bytes -= shared.buffers.front().bytes;
         shared.buffers.erase(shared.buffers.begin());
     }
@@ -85,7 +106,7 @@ void give_buffer(void* memory, std::size_t bytes) noexcept {
         }
     } catch (const std::bad_alloc&) {
     }
-    std::free(memory);
+    free_aligned(memory);
 }
 
 }  // namespace convexlayers

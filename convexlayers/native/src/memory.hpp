@@ -5,6 +5,10 @@
 
 namespace convexlayers {
 
+// 64-byte aligned memory of `bytes`, not rounded up, so that a sanitizer sees what reaches beyond; throws std::bad_alloc.
+void* allocate_aligned(std::size_t bytes);
+void free_aligned(void* memory) noexcept;
+
 // 64-byte aligned memory of at least `bytes`, with whatever it held before; throws std::bad_alloc.
 void* take_buffer(std::size_t bytes);
 

@@ -3,7 +3,7 @@
 #include <chrono>
 #include <thread>
 
-#if defined(__x86_64__)
+#if defined(CONVEXLAYERS_X86)
 #include <immintrin.h>
 #endif
 
@@ -19,7 +19,7 @@ public:
     void wait() {
         ++looks_;
         if (looks_ < 2000) {
-#if defined(__x86_64__)
+#if defined(CONVEXLAYERS_X86)
             _mm_pause();
 #endif
         } else if (looks_ < 4000) {

@@ -88,9 +88,9 @@ private:
 
 // Never destroyed: its threads end with the process. A forked child has none of them, and gets a pool of its own.
 std::atomic<Pool*> current{nullptr};
-std::atomic<bool> is_forked_child{false};
+[[maybe_unused]] std::atomic<bool> is_forked_child{false};
 
-const bool fork_is_watched = [] {
+[[maybe_unused]] const bool fork_is_watched = [] {
 #if !defined(_WIN32)
     pthread_atfork(nullptr, nullptr, [] {
         current.store(nullptr);

@@ -2,12 +2,11 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
 #include <memory>
-#include <new>
 
 #include "lanes/kernels.hpp"
 #include "lanes/ldl_single.hpp"
+#include "memory.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA {
 
@@ -40,16 +39,14 @@ public:
 
 private:
     struct Free {
-        void operator()(V* memory) const { std::free(memory); }
+        void operator()(V* memory) const { free_aligned(memory); }
     };
     using Array = std::unique_ptr<V[], Free>;
 
     static Array allocate(std::size_t count) {
-        void* memory = nullptr;
-        // Not std::aligned_alloc: it wants a multiple of the alignment, which would hide an overrun.
-        if (posix_memalign(&memory, 64, std::max<std::size_t>(count, 1) * sizeof(V)) != 0) throw std::bad_alloc();
-        std::fill_n(static_cast<V*>(memory), count, V{});
-        return Array(static_cast<V*>(memory));
+        V* const memory = static_cast<V*>(allocate_aligned(count * sizeof(V)));
+        std::fill_n(memory, count, V{});
+        return Array(memory);
     }
 
     void load(std::int64_t first, int lanes) {

@@ -1,0 +1,1 @@
+"""What `python -m convexlayers` does: one module per command."""
