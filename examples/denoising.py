@@ -7,7 +7,8 @@ The layer (OptNet: Amos and Kolter, 2017, section 4.2) solves
 for a noisy signal x of 40 samples. With D = lambda times first differences it is total variation denoising, which makes
 steps; the signals here are piecewise linear, and nobody tells the layer. D (39 x 40, dense) starts as total variation
 and is learned by the squared error of z, through the solution. Held against the best total variation (lambda from a
-grid, chosen on the test signals), and against a network of three layers trained on the same signals.
+grid, chosen on the test signals), and against a network of three layers trained on the same signals. Second differences
+times 0.5, the choice of someone who knows the signals, would have an error of .0223: learning comes near it, not below.
 
 Usage: python examples/denoising.py [--fast] [--seed N] [--output FOLDER]
 """

@@ -5,7 +5,7 @@ A convolutional network embeds the images, and a classifier is fitted to the fiv
 and Singer, solved as a quadratic program in every training step (MetaOptNet: Lee et al., "Meta-learning with
 differentiable convex optimization", 2019), so that the embedding learns what that classifier needs. Held against the
 same network trained with two other heads: prototypes (Snell et al., 2017; distance from the class mean) and ridge
-regression (Bertinetto et al., 2019).
+regression (Bertinetto et al., 2019). The differences between the three are within the spread over seeds.
 
 The images are made here: a class is a set of random strokes, its images are bent, turned, scaled, shifted and noisy
 copies. 60 classes are for training, 40 others for the test.

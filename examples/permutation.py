@@ -9,8 +9,10 @@ transformer looks at the set of strips and scores every strip for every place. W
 
 (Santa Cruz, Fernando, Cherian and Gould, "DeepPermNet: Visual Permutation Learning", 2017; Mena, Belanger, Linderman
 and Snoek, "Learning Latent Permutations with Gumbel-Sinkhorn Networks", 2018.) The network and the number of steps
-are the same. A strip's place is the largest entry of its row, with no repair after it. Figure: the share of strips of
-unseen digits put at their place, and the share of images for which the choices are a permutation at all.
+are the same; the loss is not: log-likelihood for softmax and transport, squared error for Birkhoff, because the
+log-likelihood of a projection with exact zeros has no finite value. A strip's place is the largest entry of its row,
+with no repair after it. Figure: the share of strips of unseen digits put at their place, and the share of images for
+which the choices are a permutation at all.
 
 Usage: python examples/permutation.py [--fast] [--seed N] [--output FOLDER]
 """
@@ -88,7 +90,7 @@ def train(name: str, training: Tensor, steps: int, seed: int) -> Sorter:
     for _ in bar:
         strips, places = shuffle(training[torch.randint(len(training), (BATCH,))])
         P = model(strips)
-        if name == "Birkhoff":  # it has exact zeros, of which the likelihood makes nothing
+        if name == "Birkhoff":  # it has exact zeros, whose log-likelihood is infinite
             loss = (P - torch.nn.functional.one_hot(places, STRIPS)).square().sum((1, 2)).mean()
         else:
             loss = -P.gather(2, places.unsqueeze(-1)).clamp(min=1e-9).log().mean()

@@ -179,7 +179,7 @@ def main() -> None:
     training, held_out = chosen[:500], chosen[500:]
     test = images[held_out], labels[held_out]
 
-    model, steps = Solver(), 40 if options.fast else 300
+    model, steps = Solver(), 30 if options.fast else 300
     curve = train(model, Puzzles(images[training], labels[training]), test, steps)
     taught = read_right(train_with_labels(images[training], labels[training], steps), *test)
     puzzle = Puzzles(*test).draw(200)
