@@ -73,7 +73,7 @@ def find_scaling(program: ConeProgram) -> Scaling:
     from_objective = torch.where((P > 0) & (q > 0), q / torch.where(P > 0, P, torch.ones_like(P)), torch.ones_like(q))
     size_A = torch.where(A > 0, A, torch.ones_like(A))
     natural = size_A * from_objective
-    noise = (P > 0) & (q > 0) & (b < RIGHT_SIDE_NOISE * natural.clamp(max=1))
+    noise = (P > 0) & (q > 0) & (b < RIGHT_SIDE_NOISE * natural) & (b < TINY)
     sigma = _power_of_two(torch.where((b > 0) & ~noise, b, natural))
     tau = _power_of_two(torch.where(A > 0, sigma / size_A, from_objective))
     omega = _power_of_two(torch.maximum(tau * q, tau * tau * P))
@@ -85,7 +85,7 @@ def find_scaling(program: ConeProgram) -> Scaling:
 
 # A right-hand side this much smaller than 1 and than A x is at the minimum of the objective alone is rounding, not a
 # unit. One of size one never is: beside a small ridge the minimum of the objective alone is very far away.
-RIGHT_SIDE_NOISE = 2.0**-20
+RIGHT_SIDE_NOISE, TINY = 2.0**-20, 2.0**-28
 # Numbers below this are zero for the choice of units: 1e-300 beside 1 is not what half of the numbers are like.
 SMALLEST_NUMBER = 2.0**-200
 # So are numbers of P, q and A this much below both 1 and the largest of their kind: what rounding leaves where a zero

@@ -58,16 +58,16 @@ struct Exponents {
     }
 };
 
-// A right-hand side smaller than 1 and than A x at the minimum of the objective alone by this power of two is rounding, not
-// a unit.
-inline constexpr double kRightSideNoise = 20;
+// A right-hand side below 2^kTiny, and smaller than A x at the minimum of the objective alone by this power of two, is
+// rounding, not a unit.
+inline constexpr double kRightSideNoise = 20, kTiny = -28;
 
 // log2 of typical sizes of P, q, A, b -> log2 of tau, sigma, omega. See convexlayers/scaling.py.
 template <int W>
 Units find_units(const Exponents<W>& P, const Exponents<W>& q, const Exponents<W>& A, const Exponents<W>& b, int lane) {
     const double from_objective = P.present(lane) && q.present(lane) ? q.mean(lane) - P.mean(lane) : 0.0;
     const double natural = A.mean(lane) + from_objective;
-    const bool tiny = b.mean(lane) < std::min(natural, 0.0) - kRightSideNoise;
+    const bool tiny = b.mean(lane) < kTiny && b.mean(lane) < natural - kRightSideNoise;
     const bool noise = P.present(lane) && q.present(lane) && tiny;
     const double sigma = b.present(lane) && !noise ? b.mean(lane) : natural;
     const double tau = A.present(lane) ? sigma - A.mean(lane) : from_objective;
