@@ -98,9 +98,8 @@ def _pull_back_rows(data: Data, x: Tensor, factor: Tensor, grad: Tensor, bias: b
     grads = tuple(torch.empty_like(part) for part in data)
     m, n = A.shape[-2:]
     tensors = (*data, x, factor, grad, *grads)
-    _kernels.run(_kernels.LEAST_SQUARES_ADJOINT, tensors, ridge.numel(), n, m=m, option=int(bias))
-    left = factor[..., 0, 0].isnan()
-    if bool(left.any()):
+    if _kernels.run(_kernels.LEAST_SQUARES_ADJOINT, tensors, ridge.numel(), n, m=m, option=int(bias)):
+        left = factor[..., 0, 0].isnan()
         part = (A[left], b[left], w[left], ridge[left])
         u = _apply(_inverse(_normal(part, bias)), grad[left])
         for whole, found in zip(grads, _pulled_back(part, x[left], u, bias), strict=True):

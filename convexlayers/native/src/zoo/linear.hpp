@@ -1,27 +1,29 @@
 // Tridiagonal systems and small least squares; derivations in zoo/tridiagonal.py and zoo/least_squares.py.
 #pragma once
 
-#include "zoo/rows.hpp"
+#include "zoo/sides.hpp"
 
 namespace convexlayers::CONVEXLAYERS_ISA::zoo {
 
-// Rows of the batch that are eliminated side by side: one waits for its division while another computes.
-inline constexpr int kSide = 8;
-
-// Elimination with partial pivoting of kSide systems at once, the entries of one position next to each other.
+// Elimination with partial pivoting of kSide systems at once: one waits for its division while another computes.
 template <class T>
 class Tridiagonals {
 public:
     explicit Tridiagonals(Size n) : n_(n), memory_(static_cast<std::size_t>(5 * n * kSide)) {}
 
-    // Systems first to first + count; transposed: of the matrices' transposes.
-    void solve(const Task& task, Size first, int count, bool transposed, int rhs, int solution) {
-        load(task, first, count, transposed, rhs);
+    // Transposed: of the matrices' transposes.
+    void solve(const Group& group, bool transposed, int rhs, int solution) {
+        group.read(transposed ? 2 : 0, n_ - 1, 0, n_ - 1, below(0));
+        group.read(1, n_, 0, n_, pivot(0));
+        group.read(transposed ? 0 : 2, n_ - 1, 0, n_ - 1, above(0));
+        group.read(rhs, n_, 0, n_, b(0));
+        std::fill(below(n_ - 1), below(n_), T(0));
+        std::fill(above(n_ - 1), above(n_), T(0));
         eliminate();
         substitute();
-        for (int l = 0; l < count; ++l) {
-            T* const x = task.row<T>(solution, first + l, n_);
-            for (Size i = 0; i < n_; ++i) x[i] = b(i)[l];
+        group.write(solution, n_, 0, n_, b(0));
+        for (int l = 0; l < group.count; ++l) {
+            T* const x = group.task.row<T>(solution, group.first + l, n_);
             const bool solved = sum<T>(n_, [x](Size i) { return x[i] - x[i]; }) == 0;
             if (!solved) fill(x, n_, kNan<T>);
         }
@@ -33,25 +35,6 @@ private:
     T* pivot(Size i) { return at(1, i); }
     T* above(Size i) { return at(2, i); }
     T* b(Size i) { return at(3, i); }
-
-    void load(const Task& task, Size first, int count, bool transposed, int rhs) {
-        const int lower = transposed ? 2 : 0, upper = transposed ? 0 : 2;
-        for (int l = 0; l < kSide; ++l) {
-            // Places without a system repeat the last one.
-            const Size row = first + std::min(l, count - 1);
-            const T *const L = task.row<T>(lower, row, n_ - 1), *const U = task.row<T>(upper, row, n_ - 1);
-            const T *const D = task.row<T>(1, row, n_), *const right = task.row<T>(rhs, row, n_);
-            for (Size i = 0; i + 1 < n_; ++i) {
-                below(i)[l] = L[i];
-                above(i)[l] = U[i];
-            }
-            for (Size i = 0; i < n_; ++i) {
-                pivot(i)[l] = D[i];
-                b(i)[l] = right[i];
-            }
-            below(n_ - 1)[l] = above(n_ - 1)[l] = 0;
-        }
-    }
 
     void eliminate() {
         for (Size i = 0; i + 1 < n_; ++i) {
@@ -99,7 +82,7 @@ template <class T>
 std::int64_t tridiagonal(const Task& task, Size begin, Size end) {
     Tridiagonals<T> systems(task.n);
     for (Size row = begin; row < end; row += kSide)
-        systems.solve(task, row, static_cast<int>(std::min<Size>(kSide, end - row)), false, 3, 4);
+        systems.solve({task, row, static_cast<int>(std::min<Size>(kSide, end - row))}, false, 3, 4);
     return 0;
 }
 
@@ -109,7 +92,7 @@ std::int64_t tridiagonal_adjoint(const Task& task, Size begin, Size end) {
     const Size n = task.n;
     Tridiagonals<T> systems(n);
     for (Size row = begin; row < end; row += kSide)
-        systems.solve(task, row, static_cast<int>(std::min<Size>(kSide, end - row)), true, 4, 8);
+        systems.solve({task, row, static_cast<int>(std::min<Size>(kSide, end - row))}, true, 4, 8);
     for (Size row = begin; row < end; ++row) {
         const T *const x = task.row<T>(3, row, n), *const w = task.row<T>(8, row, n);
         T* const grad_lower = task.row<T>(5, row, n - 1);
@@ -121,144 +104,202 @@ std::int64_t tridiagonal_adjoint(const Task& task, Size begin, Size end) {
     return 0;
 }
 
-// One problem: minimize 1/2 sum_i w_i (a_i'x - b_i)^2 + 1/2 ridge |x|^2 with m equations, n unknowns, of which the last
-// `option` are left out of the norm. A is transposed once, so that all long loops run over the equations.
+// kSide problems side by side: minimize 1/2 sum_i w_i (a_i'x - b_i)^2 + 1/2 ridge |x|^2 with m equations, n unknowns,
+// of which the last `option` are left out of the norm. The equations are read a block at a time, as many as stay in the
+// fastest cache.
 template <class T>
-class Fit {
+class Fits {
 public:
-    explicit Fit(const Task& task)
-        : m_(task.m), n_(task.n), shrunk_(n_ - task.option), memory_(static_cast<std::size_t>((n_ + 1) * m_ + n_)),
-          columns_(memory_.data()), scaled_(columns_ + n_ * m_), extra_(scaled_ + m_) {}
+    explicit Fits(const Task& task)
+        : m_(task.m), n_(task.n), shrunk_(n_ - task.option), block_(std::clamp<Size>(kInCache / n_, 1, m_)),
+          A_(Sides<T>::scratch((block_ + n_) * n_ + 3 * block_ + 2 * n_ + 1)), b_(A_ + block_ * n_), w_(b_ + block_),
+          r_(w_ + block_), L_(r_ + block_), x_(L_ + n_ * n_), u_(x_ + n_),
+          ridge_(u_ + n_) {}
 
-    void read(const Task& task, Size row) {
-        const T* const A = task.row<T>(0, row, m_ * n_);
-        for (Size i = 0; i < m_; ++i)
-            for (Size k = 0; k < n_; ++k) columns_[k * m_ + i] = A[i * n_ + k];
-        b_ = task.row<T>(1, row, m_);
-        w_ = task.row<T>(2, row, m_);
-        ridge_ = *task.row<T>(3, row, 1);
-    }
-
-    // x, and a factor of A'WA + ridge I; false where there is none to working precision.
-    bool fit(T* x, T* L) {
-        for (Size j = 0; j < n_; ++j) {
-            assign(scaled_, m_, [this, column = column(j)](Size i) { return w_[i] * column[i]; });
-            for (Size k = j; k < n_; ++k) L[j * n_ + k] = dot(scaled_, column(k), m_);
-            x[j] = dot(scaled_, b_, m_);
-            if (j < shrunk_) L[j * n_ + j] += ridge_;
-        }
-        if (!factor(L)) return false;
-        solve(L, x);
+    // Of the problems of a group: x, and a factor of A'WA + ridge I; how many have none to working precision.
+    int fit(const Group& group) {
+        read(group, 3, 1, ridge_);
+        std::fill(L_, x_ + n_, Side{});
+        for (Size from = 0; from < m_; from += block_) accumulate(load(group, from));
+        for (Size j = 0; j < shrunk_; ++j) L_[j * n_ + j] += *ridge_;
+        const Side good = factor();
+        solve(x_);
         // One step of refinement, with the residual of the data.
-        residual(x, scaled_);
-        for (Size i = 0; i < m_; ++i) scaled_[i] *= w_[i];
-        for (Size j = 0; j < n_; ++j) extra_[j] = dot(column(j), scaled_, m_) - (j < shrunk_ ? ridge_ * x[j] : T(0));
-        solve(L, extra_);
-        for (Size j = 0; j < n_; ++j) x[j] += extra_[j];
-        return true;
+        std::fill(u_, u_ + n_, Side{});
+        for (Size from = 0; from < m_; from += block_) {
+            const Size rows = block_ < m_ ? load(group, from) : m_;
+            for (Size i = 0; i < rows; ++i) {
+                const Side* const a = A_ + i * n_;
+                const Side scaled = w_[i] * (b_[i] - along(a, x_));
+                for (Size k = 0; k < n_; ++k) u_[k] += a[k] * scaled;
+            }
+        }
+        for (Size k = 0; k < shrunk_; ++k) u_[k] -= *ridge_ * x_[k];
+        solve(u_);
+        for (Size k = 0; k < n_; ++k) x_[k] += u_[k];
+        write(group, 4, n_, x_);
+        write(group, 5, n_ * n_, L_);
+        int left = 0;
+        for (int l = 0; l < group.count; ++l) {
+            if (good[l] != 0) continue;
+            fill(group.task.row<T>(4, group.first + l, n_), n_, kNan<T>);
+            fill(group.task.row<T>(5, group.first + l, n_ * n_), n_ * n_, kNan<T>);
+            ++left;
+        }
+        return left;
     }
 
-    // Cotangents from that of x; of A, w and ridge they may be null.
-    void adjoint(const T* x, const T* L, const T* grad, T* grad_A, T* grad_b, T* grad_w, T* grad_ridge) {
-        T* const u = extra_;
-        std::copy(grad, grad + n_, u);
-        solve(L, u);
-        residual(x, scaled_);
-        std::fill(grad_b, grad_b + m_, T(0));
-        for (Size k = 0; k < n_; ++k) add(grad_b, u[k], column(k), m_);
-        if (grad_w != nullptr) assign(grad_w, m_, [=](Size i) { return scaled_[i] * grad_b[i]; });
-        for (Size i = 0; i < m_; ++i) {
-            const T of_u = w_[i] * scaled_[i], of_x = w_[i] * grad_b[i];
-            grad_b[i] = of_x;
-            if (grad_A != nullptr) assign(grad_A + i * n_, n_, [=](Size k) { return of_u * u[k] - of_x * x[k]; });
+    // Cotangents of A, b, w and ridge from that of x; how many have no factor.
+    int adjoint(const Group& group) {
+        read(group, 4, n_, x_);
+        read(group, 5, n_ * n_, L_);
+        read(group, 6, n_, u_);
+        int left = 0;
+        for (int l = 0; l < group.count; ++l) left += std::isnan(L_[0][l]) ? 1 : 0;
+        solve(u_);
+        for (Size from = 0; from < m_; from += block_) {
+            const Size rows = load(group, from);
+            for (Size i = 0; i < rows; ++i) {
+                Side* const a = A_ + i * n_;
+                const Side r = b_[i] - along(a, x_), Au = along(a, u_);
+                const Side of_u = w_[i] * r, of_x = w_[i] * Au;
+                for (Size k = 0; k < n_; ++k) a[k] = of_u * u_[k] - of_x * x_[k];
+                b_[i] = of_x;
+                r_[i] = r * Au;
+            }
+            group.write(7, m_ * n_, from * n_, rows * n_, numbers(A_));
+            group.write(8, m_, from, rows, numbers(b_));
+            group.write(9, m_, from, rows, numbers(r_));
         }
-        fill(grad_ridge, 1, -dot(u, x, shrunk_));
+        *ridge_ = -dot(u_, x_, 1, shrunk_);
+        write(group, 10, 1, ridge_);
+        return left;
     }
 
 private:
-    const T* column(Size k) const { return columns_ + k * m_; }
+    using Side = typename Sides<T>::Side;
+    static constexpr Size kInCache = 640;
 
-    // b - A x
-    void residual(const T* x, T* r) const {
-        std::copy(b_, b_ + m_, r);
-        for (Size k = 0; k < n_; ++k) add(r, -x[k], column(k), m_);
+    static T* numbers(Side* sides) { return reinterpret_cast<T*>(sides); }
+
+    // Whole rows of a tensor.
+    static void read(const Group& group, int tensor, Size width, Side* out) {
+        group.read(tensor, width, 0, width, numbers(out));
+    }
+    static void write(const Group& group, int tensor, Size width, Side* values) {
+        group.write(tensor, width, 0, width, numbers(values));
     }
 
-    // From the upper triangle of a matrix, its Cholesky factor: L below the diagonal, L' above it, and on it the inverse
-    // pivots. So all loops, here and in `solve`, add multiples of rows, and none waits for a sum.
-    bool factor(T* L) const {
-        T least = kInfinity<T>, most = 0;
+    // A block of equations, and how many it has.
+    Size load(const Group& group, Size from) {
+        const Size rows = std::min(block_, m_ - from);
+        group.read(0, m_ * n_, from * n_, rows * n_, numbers(A_));
+        group.read(1, m_, from, rows, numbers(b_));
+        group.read(2, m_, from, rows, numbers(w_));
+        return rows;
+    }
+
+    // Adds A'WA to the upper triangle and A'Wb to x, four sums at a time.
+    void accumulate(Size rows) {
         for (Size j = 0; j < n_; ++j) {
-            T* const row = L + j * n_;
-            const T pivot = row[j];
-            if (!(pivot > 0)) return false;
-            least = std::min(least, pivot);
-            most = std::max(most, pivot);
-            const T inverse = 1 / std::sqrt(pivot);
-            for (Size k = j + 1; k < n_; ++k) L[k * n_ + j] = row[k] *= inverse;
-            row[j] = inverse;
-            for (Size i = j + 1; i < n_; ++i) add(L + i * n_ + i, -row[i], row + i, n_ - i);
+            const Side* const a = A_ + j;
+            for (Size i = 0; i < rows; ++i) r_[i] = w_[i] * a[i * n_];
+            Size k = j;
+            for (; k + 4 <= n_; k += 4) {
+                Side* const out = L_ + j * n_ + k;
+                Side s0 = out[0], s1 = out[1], s2 = out[2], s3 = out[3];
+                for (Size i = 0; i < rows; ++i) {
+                    const Side *const c = A_ + i * n_ + k, scaled = r_[i];
+                    s0 += scaled * c[0];
+                    s1 += scaled * c[1];
+                    s2 += scaled * c[2];
+                    s3 += scaled * c[3];
+                }
+                out[0] = s0;
+                out[1] = s1;
+                out[2] = s2;
+                out[3] = s3;
+            }
+            for (; k < n_; ++k) L_[j * n_ + k] += dot(r_, A_ + k, n_, rows);
+            x_[j] += dot(r_, b_, 1, rows);
         }
-        return least > static_cast<T>(n_) * kEps<T> * most && std::isfinite(most);
+    }
+
+    // a'x, whose row has n entries.
+    Side along(const Side* a, const Side* x) const { return dot(a, x, 1, n_); }
+
+    // Of one number after the other and of every stride-th; as four sums, since one would wait for itself.
+    static Side dot(const Side* a, const Side* c, Size stride, Size count) {
+        Side s0{}, s1{}, s2{}, s3{};
+        Size k = 0;
+        for (; k + 4 <= count; k += 4) {
+            const Side* const at = c + k * stride;
+            s0 += a[k] * at[0];
+            s1 += a[k + 1] * at[stride];
+            s2 += a[k + 2] * at[2 * stride];
+            s3 += a[k + 3] * at[3 * stride];
+        }
+        for (; k < count; ++k) s0 += a[k] * c[k * stride];
+        return (s0 + s1) + (s2 + s3);
+    }
+
+    // From the upper triangle of a matrix, its Cholesky factor: L below the diagonal, L' above it, and on it the
+    // inverse pivots. So all loops, here and in `solve`, add multiples of rows. 1 where there is one to working precision.
+    Side factor() {
+        const Side zero{}, one = zero + 1;
+        Side least = zero + kInfinity<T>, most = zero;
+        for (Size j = 0; j < n_; ++j) {
+            Side* const row = L_ + j * n_;
+            const Side pivot = row[j];
+            least = pivot < least ? pivot : least;
+            // Written so that NaN is not positive.
+            least = pivot > zero ? least : zero;
+            most = pivot > most ? pivot : most;
+            Side inverse;
+            for (int l = 0; l < kSide; ++l) inverse[l] = 1 / std::sqrt(pivot[l]);
+            for (Size k = j + 1; k < n_; ++k) L_[k * n_ + j] = row[k] *= inverse;
+            row[j] = inverse;
+            for (Size i = j + 1; i < n_; ++i)
+                for (Size k = i; k < n_; ++k) L_[i * n_ + k] -= row[i] * row[k];
+        }
+        const Side bound = most * (static_cast<T>(n_) * kEps<T>);
+        return least > bound ? (most < zero + kInfinity<T> ? one : zero) : zero;
     }
 
     // In place.
-    void solve(const T* L, T* x) const {
+    void solve(Side* x) const {
         for (Size j = 0; j < n_; ++j) {
-            x[j] *= L[j * n_ + j];
-            add(x + j + 1, -x[j], L + j * n_ + j + 1, n_ - j - 1);
+            x[j] *= L_[j * n_ + j];
+            for (Size k = j + 1; k < n_; ++k) x[k] -= x[j] * L_[j * n_ + k];
         }
         for (Size j = n_ - 1; j >= 0; --j) {
-            x[j] *= L[j * n_ + j];
-            add(x, -x[j], L + j * n_, j);
+            x[j] *= L_[j * n_ + j];
+            for (Size k = 0; k < j; ++k) x[k] -= x[j] * L_[j * n_ + k];
         }
     }
 
-    static void add(T* __restrict out, T scale, const T* __restrict v, Size n) {
-#pragma omp simd
-        for (Size k = 0; k < n; ++k) out[k] += scale * v[k];
-    }
-
-    static T dot(const T* a, const T* c, Size n) {
-        return sum<T>(n, [a, c](Size k) { return a[k] * c[k]; });
-    }
-
-    Size m_, n_, shrunk_;
-    std::vector<T> memory_;
-    T *columns_, *scaled_, *extra_;
-    const T *b_ = nullptr, *w_ = nullptr;
-    T ridge_ = 0;
+    Size m_, n_, shrunk_, block_;
+    Side *A_, *b_, *w_, *r_, *L_, *x_, *u_, *ridge_;
 };
 
 // A (m, n), b (m), w (m), ridge (1) -> x (n), a factor (n, n): NaN, and counted, where a row is singular to rounding.
 template <class T>
 std::int64_t least_squares(const Task& task, Size begin, Size end) {
-    const Size n = task.n;
     std::int64_t left = 0;
-    Fit<T> fit(task);
-    for (Size row = begin; row < end; ++row) {
-        T* const x = task.row<T>(4, row, n);
-        T* const L = task.row<T>(5, row, n * n);
-        fit.read(task, row);
-        if (fit.fit(x, L)) continue;
-        fill(L, n * n, kNan<T>);
-        fill(x, n, kNan<T>);
-        ++left;
-    }
+    Fits<T> fits(task);
+    for (Size row = begin; row < end; row += kSide)
+        left += fits.fit({task, row, static_cast<int>(std::min<Size>(kSide, end - row))});
     return left;
 }
 
 // A, b, w, ridge, x, factor, cotangent (n) -> of A (m, n), of b (m), of w (m), of ridge (1)
 template <class T>
 std::int64_t least_squares_adjoint(const Task& task, Size begin, Size end) {
-    const Size n = task.n, m = task.m;
-    Fit<T> fit(task);
-    for (Size row = begin; row < end; ++row) {
-        fit.read(task, row);
-        fit.adjoint(task.row<T>(4, row, n), task.row<T>(5, row, n * n), task.row<T>(6, row, n), task.row<T>(7, row, m * n),
-                    task.row<T>(8, row, m), task.row<T>(9, row, m), task.row<T>(10, row, 1));
-    }
-    return 0;
+    std::int64_t left = 0;
+    Fits<T> fits(task);
+    for (Size row = begin; row < end; row += kSide)
+        left += fits.adjoint({task, row, static_cast<int>(std::min<Size>(kSide, end - row))});
+    return left;
 }
 
 }  // namespace convexlayers::CONVEXLAYERS_ISA::zoo
