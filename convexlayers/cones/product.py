@@ -159,7 +159,7 @@ class Cones:
         return Spectrum(
             mu=torch.cat([part.mu.flatten(-2) for part in parts], dim=-1),
             nu=torch.cat([part.nu.flatten(-2) for part in parts], dim=-1),
-            basis=ProductBasis(self.groups, tuple(part.basis for part in parts)),
+            basis=ProductBasis.of(self.groups, [part.basis for part in parts]),
         )
 
     def smooth(self, v: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Spectrum]:
@@ -256,6 +256,12 @@ class ProductBasis(Basis):
 
     groups: tuple[Group, ...]
     parts: tuple[Basis, ...]
+
+    @classmethod
+    def of(cls, groups: tuple[Group, ...], parts: Sequence[Basis]) -> Basis:
+        """The basis of the product; of inequalities and equalities alone the identity, which copies nothing."""
+        plain = all(isinstance(part, IdentityBasis) for part in parts)
+        return IdentityBasis() if plain else cls(groups, tuple(parts))
 
     def rotate(self, y: Tensor) -> Tensor:
         return self._apply(y, inverse=True)

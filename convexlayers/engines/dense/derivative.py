@@ -26,8 +26,9 @@ from convexlayers.solution import DerivativeReport
 REFINEMENT_STEPS = 6
 # Relative residuals above this are left to `Exact`.
 LARGEST_RESIDUAL = 1e-10
-# Relative residuals below which refinement ends: of the right-hand side, and of the one drawn at random.
-ENOUGH = 1e-13, 0.01 * LARGEST_RESIDUAL
+# Relative residuals below which refinement ends: of the right-hand side, a thousand roundings, and of the one drawn at
+# random.
+ENOUGH = 2.0**-42, 0.01 * LARGEST_RESIDUAL
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,12 +120,12 @@ def _contract(program: ConeProgram, x: Tensor, z: Tensor, wx: Tensor, row_weight
     if len(structure.A_rows) != n * m or m == 0:
         return contract(program, x, z, wx, row_weight)
     # Entry (j, i) is wx_j z_i + x_j (wz + grad_s)_i: column by column, as A is stored.
-    grad_A = -(torch.stack([wx, x], dim=-1) @ torch.stack([z, row_weight], dim=-2)).flatten(1)
+    grad_A = (torch.stack([-wx, -x], dim=-1) @ torch.stack([z, row_weight], dim=-2)).flatten(1)
     i, j = (torch.as_tensor(part, device=x.device) for part in (structure.P_rows, structure.P_cols))
     # Both halves of P, of which the upper triangle is stored, at once; an entry of the diagonal is there once.
-    both = torch.stack([wx, x], dim=-1) @ torch.stack([x, wx], dim=-2)
+    both = torch.stack([-wx, -x], dim=-1) @ torch.stack([x, wx], dim=-2)
     both.diagonal(dim1=-2, dim2=-1).mul_(0.5)
-    grad_P = -both.flatten(1).index_select(-1, i * n + j)
+    grad_P = both.flatten(1).gather(-1, (i * n + j).expand(len(x), -1))
     return torch.cat([grad_P, -wx, grad_A, row_weight, torch.zeros_like(x[:, :1])], dim=-1)
 
 

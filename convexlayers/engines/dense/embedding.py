@@ -47,7 +47,6 @@ class Direction:
 
     Attributes:
         dx: (B, n). ds, dz: (B, m). dtau, dkappa, length: (B,).
-        products: with dx and dz, None if nobody wanted them.
     """
 
     dx: Tensor
@@ -56,7 +55,6 @@ class Direction:
     dtau: Tensor
     dkappa: Tensor
     length: Tensor
-    products: Products | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,8 +77,8 @@ class Embedding:
     kappa: Tensor
     found: Measures
 
-    def direction(self, damped: Tensor, is_first: Tensor) -> Direction:
-        """Mehrotra's predictor, then the combined direction.
+    def direction(self, damped: Tensor, is_first: Tensor) -> tuple[Direction, Products]:
+        """Mehrotra's predictor, then the combined direction, with the products that checking it took.
 
         Args:
             damped: elements to take with care, (B,).
@@ -102,9 +100,9 @@ class Embedding:
         mu = (product + (self.s * self.z).sum(-1)) / (self.cones.degree + 1)
         target = local.corrector(affine.ds, affine.dz, weight, sigma * mu)
         d_kappa = product + weight * affine.dtau * affine.dkappa - sigma * mu
-        step = solver.combined(sigma, target, d_kappa)
+        step, products = solver.combined(sigma, target, d_kappa)
         length = STEP_SHARE / self._exit_rate(local, step).clamp(min=1)
-        return replace(step, length=length)
+        return replace(step, length=length), products
 
     def _exit_rate(self, local: ProductLocal, d: Direction) -> Tensor:
         return local.exit_rate(d.ds, d.dz, torch.maximum(-d.dtau / self.tau, -d.dkappa / self.kappa))
@@ -120,13 +118,16 @@ class _Solver:
         self.slope = numbers.q + 2 * Px / at.tau.unsqueeze(-1)
         # d_s of the predictor is s itself, 0 for equalities.
         found = self._solve((-numbers.q, -at.found.rx), (numbers.b, at.s - at.found.rz))
-        self.dx2, self.w2 = found.dx[..., 0], found.w[..., 0]
-        self.first, self.products2 = (found.dx[..., 1], found.w[..., 1]), self._products(found)
+        self.dx2, w2 = found.dx[..., 0], found.w[..., :1]
+        self.rows2 = self._rows(w2)
+        self.first, self.products2 = (found.dx[..., 1], found.w[..., 1:]), self._products(found)
         tau = at.tau.unsqueeze(-1)
         away, P_away = self.dx2 - at.x / tau, found.Pdx[..., 0] - Px / tau
         quadratic = (away * P_away).sum(-1).clamp(min=0)
         # |dz2|_H^2 = w2' diag(mu) w2.
-        self.bottom = at.kappa / at.tau + quadratic + (self.w2 * self.system.spectrum.mu * self.w2).sum(-1)
+        self.kappa_rate = at.kappa / at.tau
+        w2 = w2.squeeze(-1)
+        self.bottom = self.kappa_rate + quadratic + (w2 * self.system.spectrum.mu * w2).sum(-1)
 
     def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> Solved:
         rows = self.system.from_rows(torch.stack(r2, dim=-1))
@@ -137,28 +138,37 @@ class _Solver:
         at = self.at
         return self._combine(*self.first, torch.zeros_like(at.tau), at.s, at.tau * at.kappa)
 
-    def combined(self, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
+    def combined(self, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> tuple[Direction, Products]:
         """The step for centering sigma (B,), d_s = target (B, m) and d_kappa (B,)."""
         rest, found = (1 - sigma).unsqueeze(-1), self.at.found
         main = self._solve((-rest * found.rx,), (target - rest * found.rz,))
-        step = self._combine(main.dx[..., 0], main.w[..., 0], sigma, target, d_kappa)
-        return replace(step, products=self._products(main).plus(step.dtau, self.products2))
+        step = self._combine(main.dx.squeeze(-1), main.w, sigma, target, d_kappa)
+        return step, self._products(main).plus(step.dtau, self.products2)
 
     def _products(self, found: Solved) -> Products:
         """With the first of some solutions."""
         Adx = self.system.spectrum.basis.unrotate(found.Adx[..., :1])
         return Products(found.Pdx[..., 0], found.Atdz[..., 0], Adx[..., 0])
 
+    def _rows(self, w: Tensor) -> tuple[Tensor, Tensor]:
+        """dz and H dz, (B, m) each, from w (B, m, 1)."""
+        return self.system.to_rows(w).squeeze(-1), self.system.slack(w).squeeze(-1)
+
     def _combine(self, dx1: Tensor, w1: Tensor, sigma: Tensor, target: Tensor, d_kappa: Tensor) -> Direction:
         """The whole direction; its length is not yet known."""
-        at, basis = self.at, self.system
-        dz1, dz2 = basis.to_rows(torch.stack([w1, self.w2], dim=-1)).unbind(-1)
+        at, (dz1, slack1), (dz2, slack2) = self.at, self._rows(w1), self.rows2
         along = (self.slope * dx1).sum(-1) + (at.numbers.b * dz1).sum(-1)
-        dtau = ((1 - sigma) * at.found.rtau - d_kappa / at.tau + along) / self.bottom
-        dkappa = -(d_kappa + at.kappa * dtau) / at.tau
+        rate = d_kappa / at.tau
+        dtau = ((1 - sigma) * at.found.rtau - rate + along) / self.bottom
         column = dtau.unsqueeze(-1)
-        ds = -(target + basis.slack((w1 + column * self.w2).unsqueeze(-1)).squeeze(-1))
-        return Direction(dx1 + column * self.dx2, ds, dz1 + column * dz2, dtau, dkappa, torch.ones_like(dtau))
+        return Direction(
+            dx=dx1 + column * self.dx2,
+            ds=-(target + slack1 + column * slack2),
+            dz=dz1 + column * dz2,
+            dtau=dtau,
+            dkappa=-rate - self.kappa_rate * dtau,
+            length=torch.ones_like(dtau),
+        )
 
 
 def first_point(numbers: Scaled, cones: Product) -> Point:
@@ -181,7 +191,8 @@ def first_point(numbers: Scaled, cones: Product) -> Point:
     enough = ENOUGH[s.dtype] if cones.degree else 0.0
     found = system.solve(r1, system.from_rows(r2), REFINEMENT_STEPS, enough)
     dx, dz = found.dx, system.to_rows(found.w)
-    apart = ((numbers.P.amax((-2, -1)) == 0) & (numbers.P.amin((-2, -1)) == 0)).unsqueeze(-1)
+    # A positive semidefinite matrix whose diagonal is zero is zero.
+    apart = (numbers.P.diagonal(dim1=-2, dim2=-1) == 0).all(-1, keepdim=True)
     x = torch.where(apart, dx[..., 1], dx.sum(-1))
     z, slack = torch.where(apart, dz[..., 0], dz.sum(-1)), torch.where(apart, dz[..., 1], dz.sum(-1))
     return x, cones.move_inside(-slack * (1 - equality)), cones.move_inside(z)

@@ -20,7 +20,7 @@ from convexlayers.status import Status
 # Besides the codes of `Status`: on the way, and near enough to be polished.
 RUNNING, READY = -1, -2
 # First try of polishing, without and with curved cones.
-POLISH_LINEAR, POLISH_CURVED = 1e-4, 1e-5
+POLISH_LINEAR, POLISH_CURVED = 1e-3, 1e-5
 # Where it fails, the next try comes when the residual has fallen by this factor.
 POLISH_FACTOR = 1e-2
 # Certificates are believed at once at this share of their tolerance, at all of it from an element that is given up.
@@ -80,7 +80,8 @@ class State:
         infinite, count = torch.full_like(self.residual, float("inf")), torch.zeros_like(self.idle)
         return replace(
             self,
-            code=torch.where(self.code == READY, RUNNING, self.code),
+            # With curved cones polishing begins nearer to the solution.
+            code=self.code if cones.is_linear else torch.where(self.code == READY, RUNNING, self.code),
             polish_at=torch.full_like(self.polish_at, POLISH_LINEAR if cones.is_linear else POLISH_CURVED),
             residual=infinite,
             best=infinite,
@@ -158,7 +159,7 @@ def iterate(numbers: Scaled, cones: Product, state: State, limits: Limits) -> St
 def _advance(numbers: Scaled, cones: Product, state: State, found: Measures, limits: Limits) -> tuple[State, Measures]:
     """One step, what is measured where it leads, and what to make of that."""
     at = Embedding(numbers, cones, state.x, state.s, state.z, state.tau, state.kappa, found)
-    step = at.direction(state.idle >= MOST_IDLE_STEPS, state.iterations == 0)
+    step, products = at.direction(state.idle >= MOST_IDLE_STEPS, state.iterations == 0)
     length = step.length.unsqueeze(-1)
     moved = replace(
         state,
@@ -171,8 +172,7 @@ def _advance(numbers: Scaled, cones: Product, state: State, found: Measures, lim
         short=torch.where(step.length > SHORT_STEP, 0, state.short + 1),
     )
     # What the linear solver multiplied to check its solution is not multiplied again.
-    products = found.products if step.products is None else found.products.plus(step.length, step.products)
-    found = _measure(numbers, products, moved)
+    found = _measure(numbers, found.products.plus(step.length, products), moved)
     return _decide(moved, found, limits), found
 
 

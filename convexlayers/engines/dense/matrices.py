@@ -56,7 +56,8 @@ class DenseProgram(ConeProgram):
 
 def _gather(values: Tensor, places: Tensor) -> Tensor:
     """Entries at places, where the last place after the values holds a zero."""
-    return torch.cat([values, values.new_zeros(len(values), 1)], dim=-1).index_select(-1, places)
+    padded = torch.cat([values, values.new_zeros(len(values), 1)], dim=-1)
+    return padded.gather(-1, places.expand(len(values), -1))
 
 
 @lru_cache(maxsize=64)

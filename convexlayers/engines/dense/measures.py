@@ -1,6 +1,5 @@
 """What an iterate of the embedding is worth: its residuals, those of the solution it stands for, and its rays."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 import torch
@@ -72,39 +71,34 @@ def measure(
 ) -> Measures:
     """Measure x (B, n), s, z (B, m), tau, kappa (B,)."""
     Px, Atz, Ax = products.Px, products.Atz, products.Ax
-    q, b = numbers.q * tau.unsqueeze(-1), numbers.b * tau.unsqueeze(-1)
+    column = tau.unsqueeze(-1)
+    q, b = numbers.q * column, numbers.b * column
     rx, rz = Px + Atz + q, Ax + s - b
-    quadratic, linear, constant = (x * Px).sum(-1), (numbers.q * x).sum(-1), (numbers.b * z).sum(-1)
     # In the program's units.
     scales = numbers.scales
-    row, column, unit = scales.row_unit, scales.column_unit, (scales.sigma * scales.zeta).squeeze(-1)
-    primal_sizes = largest(torch.stack([rz, Ax, b, s], dim=1) * row.unsqueeze(1)).unbind(1)
-    dual_sizes = largest(torch.stack([rx, Px, Atz, q], dim=1) * column.unsqueeze(1)).unbind(1)
-    primal, dual = _relative(primal_sizes, tau), _relative(dual_sizes, tau)
-    terms = (quadratic / tau**2, linear / tau, constant / tau)
-    gap = sum(terms, torch.zeros_like(tau)).abs() * unit
-    gap_size = sum((term.abs() for term in terms), torch.zeros_like(tau)) * unit
-    worst = torch.maximum(torch.maximum(primal, dual), gap / gap_size.clamp(min=FLOOR))
+    primal = largest(torch.stack([rz, Ax, b, s], dim=1) * scales.row_unit.unsqueeze(1))
+    dual = largest(torch.stack([rx, Px, Atz, q], dim=1) * scales.column_unit.unsqueeze(1))
+    linear, constant = (numbers.q * x).sum(-1), (numbers.b * z).sum(-1)
+    terms = torch.stack([(x * Px).sum(-1) / tau, linear, constant], dim=-1)
+    gap, unit = terms.sum(-1), scales.objective_unit
+    gaps = torch.stack([gap, *terms.unbind(-1)], dim=-1) * unit.unsqueeze(-1)
+    # Of the point over tau each: both sides of the fractions are times tau.
+    sizes = torch.stack([primal, dual, gaps.abs()])
+    worst = (sizes[..., 0] / torch.maximum(sizes[..., 1:].sum(-1), FLOOR * tau)).amax(0)
     infeasible = unbounded = torch.full_like(worst, float("inf"))
     if worst.device.type != "cpu" or bool((kappa > tau).any()):
-        infeasible = _off(dual_sizes[2], -constant * unit, largest(z * scales.zeta * scales.E))
-        off = torch.maximum(dual_sizes[1], largest((Ax + s) * row))
+        infeasible = _off(dual[:, 2], -constant * unit, largest(z * scales.zeta * scales.E))
+        off = torch.maximum(dual[:, 1], largest((Ax + s) * scales.row_unit))
         unbounded = _off(off, -linear * unit, largest(x * scales.sigma * scales.D))
     return Measures(
         products=products,
         rx=rx,
         rz=rz,
-        rtau=kappa + linear + constant + quadratic / tau,
+        rtau=kappa + gap,
         residual=torch.nan_to_num(worst, nan=float("inf")),
         infeasible=infeasible,
         unbounded=unbounded,
     )
-
-
-def _relative(sizes: Sequence[Tensor], tau: Tensor) -> Tensor:
-    """Of the point over tau, given the sizes of the residual and of its terms, (B,)."""
-    residual, first, second, third = sizes
-    return residual / tau / ((first + second + third) / tau).clamp(min=FLOOR)
 
 
 def _off(off: Tensor, slope: Tensor, size: Tensor) -> Tensor:

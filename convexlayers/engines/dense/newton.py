@@ -12,7 +12,6 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from convexlayers.derivatives.inverse import times
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.interior import POLISH_FACTOR, READY, RUNNING, Limits, State
 from convexlayers.engines.dense.measures import Measures, Products, measure
@@ -20,8 +19,9 @@ from convexlayers.engines.dense.units import Scaled
 from convexlayers.status import Status
 
 REFINEMENT_STEPS = 4
-# Relative residual of a step: of residuals of at most 1e-4, with which polishing begins, it leaves less than rounding.
-ENOUGH = 1e-13
+# Relative residual of a step, a thousand roundings: of residuals of at most 1e-3, with which polishing begins, it
+# leaves less than one.
+ENOUGH = 2.0**-42
 # What polishing has to reach, relative, or what counts as reached after all its steps.
 POLISHED, NEARLY = 1e-12, 1e-3
 # A first try; the last one, of an element that is already within the tolerance, gets more.
@@ -30,10 +30,12 @@ STEPS, LAST_STEPS = 3, 6
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """Points (x, v) of a batch, and the best that each has seen."""
+    """Points (x, v) of a batch, what they leave of the equations' rows, and the best that each has seen."""
 
     x: Tensor
     v: Tensor
+    rx: Tensor
+    rz: Tensor
     best_x: Tensor
     best_v: Tensor
     residual: Tensor
@@ -94,7 +96,8 @@ def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
     """Newton's method from the kept iterates."""
     infinite = torch.full_like(kept.residual, float("inf"))
     start = kept.s - kept.z
-    walk = _Walk(kept.x, start, kept.x, start, infinite, torch.zeros_like(kept.iterations))
+    found = _measured(numbers, kept.x, start)
+    walk = _Walk(kept.x, start, found.rx, found.rz, kept.x, start, infinite, torch.zeros_like(kept.iterations))
     allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, steps)
     at = torch.arange(len(start), device=start.device)
     for _ in range(LAST_STEPS):
@@ -112,27 +115,26 @@ def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
 
 
 def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
-    cones = numbers.cones
-    s = cones.project(walk.v)
-    z = s - walk.v
-    r1 = -(times(numbers.P, walk.x) + times(numbers.A.mT, z) + numbers.q)
-    r2 = numbers.b - times(numbers.A, walk.x) - s
-    system = Condensed.factor(numbers, cones.spectrum(walk.v))
-    found = system.solve(r1.unsqueeze(-1), system.from_rows(r2.unsqueeze(-1)), REFINEMENT_STEPS, ENOUGH)
+    system = Condensed.factor(numbers, numbers.cones.spectrum(walk.v))
+    rows = system.from_rows(-walk.rz.unsqueeze(-1))
+    found = system.solve(-walk.rx.unsqueeze(-1), rows, REFINEMENT_STEPS, ENOUGH)
     dx, dz = found.dx.squeeze(-1), system.to_rows(found.w).squeeze(-1)
     # ds from the row itself: finite where H is infinite.
-    dv = r2 - system.spectrum.basis.unrotate(found.Adx).squeeze(-1) - dz
+    dv = -walk.rz - system.spectrum.basis.unrotate(found.Adx).squeeze(-1) - dz
     x, v = walk.x + dx, walk.v + dv
     # One point that is not finite must not be an error for the whole batch.
     finite = (x.isfinite().all(-1) & v.isfinite().all(-1)).unsqueeze(-1)
     x, v = torch.where(finite, x, walk.x), torch.where(finite, v, walk.v)
-    residual = _residual(numbers, x, v).residual
+    measured = _measured(numbers, x, v)
+    residual = measured.residual
     residual = torch.where(finite.squeeze(-1), residual, torch.full_like(residual, float("inf")))
     better = residual < walk.residual
     rows = better.unsqueeze(-1)
     return _Walk(
         x=x,
         v=v,
+        rx=measured.rx,
+        rz=measured.rz,
         best_x=torch.where(rows, x, walk.best_x),
         best_v=torch.where(rows, v, walk.best_v),
         residual=torch.where(better, residual, walk.residual),
@@ -140,7 +142,7 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
     )
 
 
-def _residual(numbers: Scaled, x: Tensor, v: Tensor) -> Measures:
+def _measured(numbers: Scaled, x: Tensor, v: Tensor) -> Measures:
     s = numbers.cones.project(v)
     ones = torch.ones_like(x[:, :0].sum(-1))
     return measure(numbers, Products.of(numbers, x, s - v), x, s, s - v, ones, torch.zeros_like(ones))

@@ -101,10 +101,8 @@ class ProductLocal:
         if not self.parts:
             return Spectrum(like, like, IdentityBasis())
         spectra = [part.spectrum for part in self.parts]
-        bases = tuple(spectrum.basis for spectrum in spectra)
         mu, nu = (_join([getattr(spectrum, name) for spectrum in spectra], like) for name in ("mu", "nu"))
-        plain = all(isinstance(basis, IdentityBasis) for basis in bases)
-        return Spectrum(mu, nu, bases[0] if plain else ProductBasis(self.groups, bases))
+        return Spectrum(mu, nu, ProductBasis.of(self.groups, [spectrum.basis for spectrum in spectra]))
 
     def corrector(self, ds: Tensor, dz: Tensor, weight: Tensor, sigma_mu: Tensor) -> Tensor:
         """d_s, (B, m), for the predictor's ds and dz, (B, m), weight and sigma_mu, (B,)."""

@@ -10,6 +10,7 @@ on the rows of a cone that is not a product; sigma and zeta bring b and q to siz
 """
 
 from dataclasses import dataclass, field, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -58,15 +59,20 @@ class Scales:
         """No scaling, for as many elements as `like` has."""
         return cls(*(like.new_ones(len(like), width) for width in (n, m, 1, 1)))
 
-    @property
+    @cached_property
     def row_unit(self) -> Tensor:
         """s over s~, and what a residual of the rows is over its scaled one, (B, m)."""
         return self.sigma / self.E
 
-    @property
+    @cached_property
     def column_unit(self) -> Tensor:
         """What a residual of the columns, Px + A'z + q, is over its scaled one, (B, n)."""
         return self.zeta / self.D
+
+    @cached_property
+    def objective_unit(self) -> Tensor:
+        """What an objective is over its scaled one, (B,)."""
+        return (self.sigma * self.zeta).squeeze(-1)
 
     def restore_point(self, x: Tensor, s: Tensor, z: Tensor) -> Point:
         """A solution of the original from one of the scaled program."""
