@@ -53,6 +53,16 @@ def test_fastest_peer_is_one_that_solves_the_problem(make_table, tmp_path):
         assert text in note
 
 
+def test_the_suite_makes_every_table_of_the_pages(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    suite, page = (runpy.run_path(str(BENCHMARKS / name)) for name in ("suite.py", "page.py"))
+    assert set(page["RACES"]) <= set(suite["STEPS"])
+    for script, *arguments in [*suite["STEPS"].values(), *suite["PAGES"]]:
+        assert (BENCHMARKS / script).is_file()
+        text = (BENCHMARKS / script).read_text()
+        assert all(f'"{argument}"' in text for argument in arguments if argument.startswith("--"))
+
+
 @pytest.mark.slow
 def test_families_are_timed_compared_and_plotted(tmp_path):
     path = tmp_path / "families.csv"
