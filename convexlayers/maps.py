@@ -189,22 +189,30 @@ class AffineMap:
         Raises:
             ValueError: the batch sizes differ and are not 1.
         """
-        constant = self.constant.unsqueeze(0)
+        data = self.constant.unsqueeze(0)
         if not theta:
-            return constant
-        constant, parts, done = constant.to(theta[0].device), [], 0
+            return data
+        data = data.to(theta[0].device)
+        others = [pair for index, pair in enumerate(zip(self.blocks, theta, strict=True)) if index not in self._runs]
+        # Shared blocks first: they are added at batch size one.
+        for block, value in others:
+            data = block.add_to(data, value) if value.shape[0] == 1 else data
+        data = self._join_runs(data, theta, any(value.shape[0] == 1 for _, value in others)) if self._runs else data
+        for block, value in others:
+            data = data if value.shape[0] == 1 else block.add_to(data, value)
+        return data
+
+    def _join_runs(self, data: Tensor, theta: Sequence[Tensor], is_added: bool) -> Tensor:
+        """Data (1, N), to whose constant something has been added or not, plus the blocks of `_runs`."""
+        parts, done = [], 0
         for index, rows in self._runs.items():
             value = self.blocks[index].picked(theta[index])
-            parts += [constant[:, done : rows.start], value if self._is_zero[index] else constant[:, rows] + value]
+            is_zero = self._is_zero[index] and not is_added
+            parts += [data[:, done : rows.start], value if is_zero else data[:, rows] + value]
             done = rows.stop
-        parts.append(constant[:, done:])
+        parts.append(data[:, done:])
         batch = torch.broadcast_shapes(*(part.shape[:1] for part in parts))[0]
-        data = torch.cat([part.expand(batch, -1) for part in parts], dim=-1) if self._runs else constant
-        others = [pair for index, pair in enumerate(zip(self.blocks, theta, strict=True)) if index not in self._runs]
-        # Shared blocks first: they are added at batch size one where everything before them is shared too.
-        for block, value in sorted(others, key=lambda pair: pair[1].shape[0] != 1):
-            data = block.add_to(data, value)
-        return data
+        return torch.cat([part.expand(batch, -1) for part in parts], dim=-1)
 
     @cached_property
     def _runs(self) -> dict[int, slice]:
