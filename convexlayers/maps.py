@@ -156,7 +156,8 @@ class SparseMap:
             return out
         if self._transposed is not None:
             rows, values = (part.to(y.device) for part in self._transposed)
-            picked = y.index_select(-1, rows)
+            # Faster than index_select along the last dimension, and than copying into zeros.
+            picked = y.gather(-1, rows.expand(*y.shape[:-1], -1))
             return picked if self._has_unit_values else picked * values.to(y.dtype)
         rows, cols, values = self._on(y)
         if self._is_injective:
