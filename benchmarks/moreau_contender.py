@@ -16,6 +16,7 @@ from torch import Tensor
 
 import convexlayers as cl
 from convexlayers.batching import block_values
+from convexlayers.compat.moreau import translate_cones
 from convexlayers.cones import Cones
 from convexlayers.program import ConeProgram, Structure
 from convexlayers.solution import measure
@@ -55,20 +56,10 @@ def make_solver(P: CompressedRows, A: CompressedRows, cones: Cones, batch: int, 
     import moreau
     import moreau.torch
 
-    if cones.psd and (cones.exponential or cones.power):
-        raise NotImplementedError("the order of PSD rows among those of other cones is not known")
-    translated = moreau.Cones(
-        num_zero_cones=cones.zero,
-        num_nonneg_cones=cones.nonnegative,
-        so_cone_dims=list(cones.second_order),
-        psd_dims=list(cones.psd),
-        num_exp_cones=cones.exponential,
-        power_alphas=list(cones.power),
-    )
     settings = moreau.Settings(batch_size=batch, device="cpu", enable_grad=True, solver=algorithm)
     sizes = len(P.offsets) - 1, len(A.offsets) - 1
     return moreau.torch.Solver(
-        *sizes, P.offsets, P.columns, A.offsets, A.columns, cones=translated, settings=settings
+        *sizes, P.offsets, P.columns, A.offsets, A.columns, cones=translate_cones(moreau, cones), settings=settings
     )  # fmt: skip
 
 

@@ -8,18 +8,13 @@ without it: the unrolled method for the whole batch, with a fixed number of step
 hand-written layer, where there is one. Errors are those of our output against theirs, relative to its largest entry.
 """
 
-import argparse
-import statistics
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
+from beside import Layer, compare, run
 from families import randn
-from harness import limit_threads, milliseconds, relative_error
-from report import RESULTS, environment, show, write
 from torch import Tensor
-from zoo import call, plain_pool, pseudo_huber, uniform
+from zoo import plain_pool, pseudo_huber, uniform
 
 from convexlayers import zoo
 from convexlayers.nodes import SQP, AugmentedLagrangian, DeclarativeNode, PnP, declarative_node, least_squares_node
@@ -27,7 +22,6 @@ from convexlayers.nodes.pnp import project
 
 FIELDS = ["case", "batch", "ours_ms", "torch_ms", "zoo_ms", "times_torch", "times_zoo", "error", "zoo_error"]
 STEPS = 15
-Layer = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -175,40 +169,12 @@ def cases() -> dict[str, Case]:
 
 def measure(name: str, case: Case, repeats: int) -> dict[str, object]:
     """One row."""
-    layers = {"ours": case.ours, "torch": case.plain, "zoo": case.twin}
-    present = {key: layer for key, layer in layers.items() if layer is not None}
-    outputs = {key: call(layer, case.values)[1] for key, layer in present.items()}
-    seconds: dict[str, list[float]] = {key: [] for key in present}
-    for turn in range(repeats):
-        for key in present if turn % 2 == 0 else reversed(present):
-            seconds[key] += [call(present[key], case.values)[0] for _ in range(3)][1:]
-    medians = {key: statistics.median(times) for key, times in seconds.items()}
-    row: dict[str, object] = {"case": name, "batch": len(case.values[0])}
-    for key, time_taken in medians.items():
-        row[f"{key}_ms"] = milliseconds(time_taken)
-        if key != "ours":
-            row[f"times_{key}"] = float(f"{time_taken / medians['ours']:.3g}")
-            error = relative_error([outputs["ours"]], [outputs[key]])
-            row["error" if key == "torch" else "zoo_error"] = f"{error:.1e}"
-    return row
+    return compare(name, {"ours": case.ours, "torch": case.plain, "zoo": case.twin}, case.values, repeats)
 
 
 def main() -> None:
     """Run, print a table, write a CSV file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=9)
-    parser.add_argument("--threads", type=int, help="cores to use, all by default")
-    parser.add_argument("--output", type=Path, default=RESULTS / "nodes.csv")
-    options = parser.parse_args()
-    limit_threads(options.threads)
-    chosen = {name: case for name, case in cases().items() if not options.cases or name in options.cases}
-    rows = []
-    for name, case in chosen.items():
-        rows.append(measure(name, case, options.repeats))
-        print({key: value for key, value in rows[-1].items() if value}, flush=True)
-    write(options.output, environment([]), FIELDS, rows)
-    show(FIELDS, rows)
+    run(__doc__, "nodes", cases, measure, FIELDS, repeats=9)
 
 
 if __name__ == "__main__":

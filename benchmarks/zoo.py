@@ -6,19 +6,14 @@ Forward and backward of a weighted sum, in all arguments, float64; medians of tu
 error is that of our output against plain torch's, or the twin's, relative to its largest entry.
 """
 
-import argparse
 import math
-import statistics
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import cvxpy as cp
 import torch
+from beside import Layer, compare, run
 from families import randn
-from harness import limit_threads, milliseconds, relative_error
-from report import RESULTS, environment, show, write
 from torch import Tensor
 
 import convexlayers as cl
@@ -31,7 +26,6 @@ BISECTIONS = 50
 GRADIENT_STEPS = 300
 # What the layers are to be: in the geometric mean over plain torch, and each over its twin.
 TIMES_TORCH, TIMES_TWIN = 2.0, 5.0
-Layer = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
@@ -341,57 +335,15 @@ def cases() -> dict[str, Case]:
 # ------------------------------------------------------------------------------------------- measuring
 
 
-def call(layer: Layer, values: list[Tensor]) -> tuple[float, Tensor]:
-    """Seconds of forward and backward, and the output."""
-    inputs = [value.clone().requires_grad_() for value in values]
-    start = time.perf_counter()
-    output = layer(*inputs)
-    middle = time.perf_counter()
-    weights = randn(*output.shape, seed=11)
-    again = time.perf_counter()
-    torch.autograd.grad(output, inputs, weights, allow_unused=True)
-    return middle - start + time.perf_counter() - again, output.detach()
-
-
 def measure(name: str, case: Case, repeats: int) -> dict[str, object]:
     """One row."""
     layers = {"ours": case.ours, "torch": case.plain, "twin": case.twin() if case.twin else None}
-    layers = {key: layer for key, layer in layers.items() if layer is not None}
-    outputs = {key: call(layer, case.values)[1] for key, layer in layers.items()}
-    seconds: dict[str, list[float]] = {key: [] for key in layers}
-    for turn in range(repeats):
-        for key in layers if turn % 2 == 0 else reversed(layers):
-            # The first of three calls finds the caches as the contender before it left them.
-            seconds[key] += [call(layers[key], case.values)[0] for _ in range(3)][1:]
-    medians = {key: statistics.median(times) for key, times in seconds.items()}
-    row: dict[str, object] = {"case": name, "batch": len(case.values[0])}
-    for key, time_taken in medians.items():
-        row[f"{key}_ms"] = milliseconds(time_taken)
-        if key != "ours":
-            row[f"times_{key}"] = float(f"{time_taken / medians['ours']:.3g}")
-            row["error" if key == "torch" else "twin_error"] = (
-                f"{relative_error([outputs['ours']], [outputs[key]]):.1e}"
-            )
-    return row
+    return compare(name, layers, case.values, repeats)
 
 
 def main() -> None:
     """Run, print a table and the geometric means, write a CSV file."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--cases", nargs="+", metavar="NAME")
-    parser.add_argument("--repeats", type=int, default=15)
-    parser.add_argument("--threads", type=int, help="cores to use, all by default")
-    parser.add_argument("--output", type=Path, default=RESULTS / "zoo.csv")
-    options = parser.parse_args()
-    limit_threads(options.threads)
-    chosen = {name: case for name, case in cases().items() if not options.cases or name in options.cases}
-    rows = []
-    for name, case in chosen.items():
-        rows.append(measure(name, case, options.repeats))
-        print({key: value for key, value in rows[-1].items() if value}, flush=True)
-    write(options.output, environment([]), FIELDS, rows)
-    show(FIELDS, rows)
-    summarize(rows)
+    summarize(run(__doc__, "zoo", cases, measure, FIELDS, repeats=15))
 
 
 def summarize(rows: list[dict[str, object]]) -> None:

@@ -58,15 +58,39 @@ class SparseMap:
         # A map with exactly one entry in every row is a gather: no scatter is needed to apply it.
         self._is_gather = self.nnz == self.shape[0] and bool((self.rows == torch.arange(self.shape[0])).all())
         self._has_unit_values = bool((self.values == 1).all())
-        self._is_injective = self._is_gather and len(torch.unique(self.cols)) == self.nnz
         # Consecutive entries are a slice, all of them the input itself.
         self._read = _as_slice(self.cols)
         self._slice = self._read if self._is_gather and self._has_unit_values else None
         self.row_slice = _as_slice(self.rows)
-        # Where every entry of the input is read once, the transpose is a gather as well.
-        order = torch.argsort(self.cols, stable=True)
-        is_permutation = self.nnz == self.shape[1] and bool((self.cols[order] == torch.arange(self.nnz)).all())
-        self._transposed = (self.rows[order], self.values[order]) if is_permutation else None
+
+    # The two below are of use to the adjoint alone, which many maps never see: they wait until one is asked for.
+
+    @cached_property
+    def _transposed(self) -> tuple[Tensor, Tensor] | None:
+        """Rows and values by increasing column where every entry of the input is read once: a gather as well."""
+        # As many entries as columns: all of them are read if and only if none is read twice.
+        if self.nnz != self.shape[1] or self._columns_read() != self.nnz:
+            return None
+        with lasting_tensors():
+            entry = torch.empty_like(self.cols)
+            entry[self.cols] = torch.arange(self.nnz)
+            return self.rows[entry], self.values[entry]
+
+    @cached_property
+    def _is_injective(self) -> bool:
+        """Whether a gather reads no entry of the input twice."""
+        return self._is_gather and self._columns_read() == self.nnz
+
+    def _columns_read(self) -> int:
+        """How many entries of the input are read."""
+        with lasting_tensors():
+            read = torch.zeros(self.shape[1], dtype=torch.bool)
+            read[self.cols] = True
+            return int(read.sum())
+
+    def __getstate__(self) -> dict[str, object]:
+        # A copy or a file does not depend on what was asked before.
+        return {name: value for name, value in self.__dict__.items() if name not in ("_transposed", "_is_injective")}
 
     @classmethod
     def identity(cls, width: int) -> "SparseMap":
@@ -135,14 +159,15 @@ class SparseMap:
             out = y.new_zeros(*y.shape[:-1], self.shape[1])
             out[..., self._slice] = y
             return out
+        if self._transposed is not None:
+            rows, values = (part.to(y.device) for part in self._transposed)
+            # Faster than index_select along the last dimension, and than copying into zeros.
+            picked = y.gather(-1, rows.expand(*y.shape[:-1], -1))
+            return picked if self._has_unit_values else picked * values.to(y.dtype)
         rows, cols, values = self._on(y)
         if self._is_injective:
             picked = y if self._has_unit_values else y * values
             return y.new_zeros(*y.shape[:-1], self.shape[1]).index_copy_(-1, cols, picked)
-        if self._transposed is not None:
-            rows, values = (part.to(y.device) for part in self._transposed)
-            picked = y.index_select(-1, rows)
-            return picked if self._has_unit_values else picked * values.to(y.dtype)
         picked = y.index_select(-1, rows) * values
         return torch.zeros(*y.shape[:-1], self.shape[1], dtype=y.dtype, device=y.device).index_add(-1, cols, picked)
 

@@ -13,11 +13,9 @@ import cvxpy as cp
 import matplotlib
 import numpy as np
 import torch
-from scipy import sparse
 
 import convexlayers as cl
-from convexlayers.native import SymbolicFactor, analyze
-from convexlayers.program import Structure
+from convexlayers.seeing.pattern import FactorPattern, KKTPattern, factor_pattern, kkt_pattern
 
 matplotlib.use("Agg")
 # The same figures give the same file, and text stays text.
@@ -39,31 +37,27 @@ def controller(steps: int = STEPS) -> cl.ConvexLayer:
     return cl.ConvexLayer(cp.Problem(cp.Minimize(objective), constraints), [x0, weight], [X, U])
 
 
-def kkt_pattern(structure: Structure) -> sparse.csc_array:
-    """Where [P A'; A -H] may have entries: its upper triangle, for cones whose H is diagonal."""
-    n, m = structure.n, structure.m
-    rows = np.concatenate([structure.P_rows, structure.A_cols, np.arange(n + m)])
-    columns = np.concatenate([structure.P_cols, n + structure.A_rows, np.arange(n + m)])
-    pattern = sparse.csc_array((np.ones(len(rows)), (rows, columns)), (n + m, n + m))
-    pattern.sum_duplicates()
-    pattern.sort_indices()
-    return pattern
+def matrix_of(kkt: KKTPattern) -> np.ndarray:
+    """Which entries the KKT matrix has."""
+    entries = np.eye(kkt.nodes, dtype=bool)
+    entries[kkt.rows, kkt.cols] = entries[kkt.cols, kkt.rows] = True
+    return entries
 
 
-def natural_fill(pattern: sparse.csc_array) -> np.ndarray:
+def natural_fill(entries: np.ndarray) -> np.ndarray:
     """The pattern of L without an ordering, by eliminating column after column."""
-    full = ((pattern + pattern.T).toarray() != 0).astype(bool)
+    full = entries.copy()
     for k in range(len(full)):
         below = k + 1 + np.flatnonzero(full[k + 1 :, k])
         full[np.ix_(below, below)] = True
     return np.tril(full, -1)
 
 
-def ordered_fill(factor: SymbolicFactor) -> np.ndarray:
-    """The pattern of L that the core found."""
-    n = len(factor.permutation)
-    entries = sparse.csc_array((np.ones(factor.nnz_L), factor.L_indices, factor.L_indptr), (n, n))
-    return entries.toarray() != 0
+def ordered_fill(factor: FactorPattern) -> np.ndarray:
+    """The pattern of L in the order in which the core eliminates."""
+    entries = np.zeros((len(factor.order),) * 2, dtype=bool)
+    entries[factor.rows, factor.cols] = True
+    return entries
 
 
 def spy(axes: Any, entries: np.ndarray, filled: np.ndarray | None, title: str) -> None:
@@ -80,15 +74,13 @@ def spy(axes: Any, entries: np.ndarray, filled: np.ndarray | None, title: str) -
 def draw_patterns(layer: cl.ConvexLayer, path: Path) -> dict[str, int]:
     """The KKT matrix as it comes, its factor in that order, and the factor in the core's order; counts of entries."""
     structure = layer.program.structure
-    pattern = kkt_pattern(structure)
-    size = structure.n + structure.m
-    factor = analyze(size, pattern.indptr, pattern.indices)
-    full = (pattern + pattern.T).toarray() != 0
-    natural, ordered = natural_fill(pattern), ordered_fill(factor)
-    order = factor.permutation
+    kkt = kkt_pattern(structure)
+    full, factor = matrix_of(kkt), factor_pattern(kkt)
+    natural, ordered = natural_fill(full), ordered_fill(factor)
+    order = factor.order
     below, moved = np.tril(full, -1), np.tril(full[np.ix_(order, order)], -1)
     figure, axes = plt.subplots(1, 3, figsize=(8.4, 3.1))
-    spy(axes[0], full, None, f"KKT matrix, order {size}")
+    spy(axes[0], full, None, f"KKT matrix, order {kkt.nodes}")
     for line in (structure.n - 0.5,):
         axes[0].axhline(line, color=GREY, linewidth=0.5)
         axes[0].axvline(line, color=GREY, linewidth=0.5)

@@ -6,7 +6,6 @@ programs with both are refused.
 """
 
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
@@ -15,22 +14,12 @@ import scipy.sparse as sp
 
 from convexlayers.cones import Cones
 from convexlayers.engines import Engine
+from convexlayers.engines.base import load_package
+from convexlayers.engines.clarabel import STATUS
 from convexlayers.engines.per_problem import Outcome, PerProblemPlan, Problem, failure
-from convexlayers.errors import ArgumentError, EngineNotInstalledError, UnsupportedProblemError
+from convexlayers.errors import ArgumentError, UnsupportedProblemError
 from convexlayers.program import ParametrizedConeProgram
 from convexlayers.status import Status
-
-STATUS = {
-    "Solved": Status.SOLVED,
-    "AlmostSolved": Status.INACCURATE,
-    "PrimalInfeasible": Status.PRIMAL_INFEASIBLE,
-    "DualInfeasible": Status.DUAL_INFEASIBLE,
-    "AlmostPrimalInfeasible": Status.INACCURATE,
-    "AlmostDualInfeasible": Status.INACCURATE,
-    "MaxIterations": Status.MAX_ITERATIONS,
-    "MaxTime": Status.MAX_ITERATIONS,
-    "InsufficientProgress": Status.INACCURATE,
-}
 
 
 def is_installed() -> bool:
@@ -38,14 +27,16 @@ def is_installed() -> bool:
     return find_spec("moreau") is not None
 
 
-def _package() -> Any:
-    try:
-        return import_module("moreau")
-    except ImportError as error:
-        raise EngineNotInstalledError("Engine 'moreau' needs the package moreau: pip install moreau") from error
+def translate_cones(moreau: Any, cones: Cones) -> Any:
+    """The cones as an object of the package's, in the same order of rows.
 
-
-def _translate(moreau: Any, cones: Cones) -> Any:
+    Raises:
+        UnsupportedProblemError: the package's order of rows is not known.
+    """
+    if cones.psd and (cones.exponential or cones.power):
+        raise UnsupportedProblemError("Engine 'moreau' takes no PSD cones beside exponential or power cones.")
+    if 1 in cones.second_order:
+        raise UnsupportedProblemError("Engine 'moreau' takes no second-order cones of one row.")
     return moreau.Cones(
         num_zero_cones=cones.zero,
         num_nonneg_cones=cones.nonnegative,
@@ -72,14 +63,14 @@ class MoreauPlan(PerProblemPlan):
 
     def solve_one(self, problem: Problem) -> Outcome:
         """Solve one element."""
-        moreau, structure = _package(), self.program.structure
+        moreau, structure = load_package("moreau"), self.program.structure
         A, b, cones = problem.A, problem.b, structure.cones
         if len(b) == 0:
             # moreau wants at least one row; 0'x + s = 1, s >= 0 changes nothing.
             A, b, cones = sp.csc_array((1, structure.n)), np.ones(1), Cones(nonnegative=1)
         P = problem.P + sp.triu(problem.P, 1).T
         solver = moreau.Solver(
-            sp.csr_array(P), problem.q, sp.csr_array(A), b, _translate(moreau, cones), self._settings(moreau)
+            sp.csr_array(P), problem.q, sp.csr_array(A), b, translate_cones(moreau, cones), self._settings(moreau)
         )
         found = solver.solve()
         status, iterations = STATUS.get(str(solver.info.status), Status.NUMERICAL_ERROR), int(solver.info.iterations)
@@ -98,12 +89,7 @@ class Moreau(Engine):
         return "moreau"
 
     def setup(self, program: ParametrizedConeProgram) -> MoreauPlan:
-        _package()
-        cones = program.structure.cones
-        if cones.psd and (cones.exponential or cones.power):
-            raise UnsupportedProblemError("Engine 'moreau' takes no PSD cones beside exponential or power cones.")
-        if 1 in cones.second_order:
-            raise UnsupportedProblemError("Engine 'moreau' takes no second-order cones of one row.")
-        plan = MoreauPlan(program, self, 1)
-        plan._settings(_package())
+        moreau, plan = load_package("moreau"), MoreauPlan(program, self, 1)
+        translate_cones(moreau, program.structure.cones)
+        plan._settings(moreau)
         return plan

@@ -13,7 +13,8 @@ steps are taken and each element keeps the point with the smallest measured resi
 
 Which elements need it: all with curved cones, and those where s and Proj_K(s - z), which are the same at a solution,
 differ by more than the tolerance: they do on inequalities that are nearly weakly active (s and z about the root of the
-gap).
+gap). In a small program they may differ by rounding alone: were it by a share of the tolerance, a solution at a tight
+one, just within its share, would be left further from the truth than one at a loose one, which is outside and refined.
 """
 
 import torch
@@ -40,8 +41,8 @@ def needs_refinement(program: ConeProgram, s: Tensor, z: Tensor, tolerance: floa
     if cones.second_order or cones.psd or cones.exponential or cones.power:
         return torch.ones(len(s), dtype=torch.bool, device=s.device)
     # A small system costs less than the solve before it, and conditioning multiplies what is left of the distance.
-    share = 0.01 if program.structure.n + cones.rows <= SMALL_SIZE else 1.0
-    return complementarity(program, s, z) > share * tolerance
+    allowed = ROUNDING if program.structure.n + cones.rows <= SMALL_SIZE else tolerance
+    return complementarity(program, s, z) > allowed
 
 
 def complementarity(program: ConeProgram, s: Tensor, z: Tensor) -> Tensor:

@@ -13,7 +13,6 @@ Plans are immutable and may be shared by threads; what a solve remembers for its
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib import import_module
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -22,6 +21,7 @@ from torch import Tensor
 from convexlayers.assembly import numbers_program
 from convexlayers.derivatives import Context, Cotangents, Derivative, Exact, Tangents
 from convexlayers.errors import ArgumentError, EngineNotInstalledError
+from convexlayers.packages import import_package
 from convexlayers.program import ConeProgram, ParametrizedConeProgram
 from convexlayers.scaling import Scaling, find_scaling
 from convexlayers.solution import DerivativeReport, Point, Solution, measure
@@ -217,10 +217,9 @@ def load_package(name: str) -> Any:
     Raises:
         EngineNotInstalledError: it is missing.
     """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise EngineNotInstalledError(f"Engine {name!r} needs the package {name}: pip install {name}") from error
+    return import_package(
+        name, EngineNotInstalledError(f"Engine {name!r} needs the package {name}: pip install {name}")
+    )
 
 
 def select_rows(blocks: Sequence[Block], indices: Tensor, batch: int) -> list[Block]:

@@ -1,9 +1,9 @@
 """matplotlib, when something is drawn and not before."""
 
-from importlib import import_module
 from typing import Any
 
 from convexlayers.errors import PackageNotInstalledError
+from convexlayers.packages import import_package
 
 
 def load(module: str) -> Any:
@@ -12,10 +12,8 @@ def load(module: str) -> Any:
     Raises:
         PackageNotInstalledError: it is missing.
     """
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise PackageNotInstalledError("convexlayers.plot needs matplotlib: pip install matplotlib") from error
+    missing = PackageNotInstalledError("convexlayers.plot needs matplotlib: pip install matplotlib")
+    return import_package(module, missing)
 
 
 def make_axes(axes: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import cycle
 from typing import Any
 
 import torch
@@ -97,11 +98,7 @@ def gradient(layer: ConvexLayer, start: Values, stop: Values, *, axes: Any = Non
     Raises:
         PackageNotInstalledError: there is no matplotlib.
     """
-    axes = make_axes(axes)
-    for style, curve in _styled(curves(layer, start, stop, **options)):
-        axes.plot(curve.t.numpy(), curve.slope.numpy(), style, label=curve.name)
-    axes.set_ylabel("derivative of the loss in t")
-    return _finish(axes)
+    return _draw(make_axes(axes), curves(layer, start, stop, **options), "slope", "derivative of the loss in t")
 
 
 def loss(layer: ConvexLayer, start: Values, stop: Values, *, axes: Any = None, **options: Any) -> Any:
@@ -116,19 +113,15 @@ def loss(layer: ConvexLayer, start: Values, stop: Values, *, axes: Any = None, *
     Raises:
         PackageNotInstalledError: there is no matplotlib.
     """
-    axes = make_axes(axes)
-    for style, curve in _styled(curves(layer, start, stop, **options)):
-        axes.plot(curve.t.numpy(), curve.loss.numpy(), style, label=curve.name)
-    axes.set_ylabel("loss")
-    return _finish(axes)
+    return _draw(make_axes(axes), curves(layer, start, stop, **options), "loss", "loss")
 
 
-def _styled(found: list[Curve]) -> list[tuple[str, Curve]]:
-    return [(STYLES[k % len(STYLES)], curve) for k, curve in enumerate(found)]
-
-
-def _finish(axes: Any) -> Any:
+def _draw(axes: Any, found: Sequence[Curve], attribute: str, label: str) -> Any:
+    """An attribute of all curves over t."""
+    for style, curve in zip(cycle(STYLES), found, strict=False):
+        axes.plot(curve.t.numpy(), getattr(curve, attribute).numpy(), style, label=curve.name)
     axes.set_xlabel("t, from start to stop")
+    axes.set_ylabel(label)
     axes.legend(fontsize=8)
     return axes
 
