@@ -42,10 +42,7 @@ def status_of(solution):
 def test_hard_qps_are_solved_or_named(qp, solver):
     solution = solve(qp, solver)
     assert status_of(solution) == STATUS[qp.outcome]
-    # Infeasible and in bad units, the condensed system is singular to working precision: rounding decides whether the
-    # torch engine finds the certificate itself or Clarabel finds it.
-    in_doubt = solver == "torch" and qp.name.startswith("infeasible, bad units")
-    assert in_doubt or not bool(solution.rescued)
+    assert not bool(solution.rescued)
     if qp.outcome != "solved":
         return
     assert qp.residual(solution.x, *qp.multipliers(solution.duals)) <= 1e-6

@@ -43,6 +43,7 @@ class Solved:
         dx: (B, n, k). w: (B, m, k).
         Pdx: (B, n, k). Adx: Q'A dx, (B, m, k). Atdz: A'dz, (B, n, k).
         residual: relative, in the maximum norm, (B, k).
+        defect: r1'dx - r2'w of the residuals r1, r2 of the two rows, (B, k).
     """
 
     dx: Tensor
@@ -51,12 +52,15 @@ class Solved:
     Adx: Tensor
     Atdz: Tensor
     residual: Tensor
+    defect: Tensor
 
     def where(self, column: Tensor, new: "Solved") -> "Solved":
         """Other solutions in some columns, (B, 1, k)."""
         names = ("dx", "w", "Pdx", "Adx", "Atdz")
         return Solved(
-            *(torch.where(column, getattr(new, name), getattr(self, name)) for name in names), residual=self.residual
+            *(torch.where(column, getattr(new, name), getattr(self, name)) for name in names),
+            residual=self.residual,
+            defect=self.defect,
         )
 
 
@@ -141,7 +145,8 @@ class Condensed:
             left1, left2 = torch.where(column, new1, left1), torch.where(column, new2, left2)
             error = torch.where(better, new_error, error)
             open_ = better & (error > enough * size)
-        return replace(found, residual=error / torch.where(size > 0, size, torch.ones_like(size)))
+        defect = (left1 * found.dx).sum(-2) - (left2 * found.w).sum(-2)
+        return replace(found, residual=error / torch.where(size > 0, size, torch.ones_like(size)), defect=defect)
 
     def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The solution dx, w of the regularized system, and Q'A dx."""
@@ -158,8 +163,8 @@ class Condensed:
         return torch.linalg.solve_triangular(self.cholesky, forward, upper=True)
 
     def _checked(self, dx: Tensor, w: Tensor, Adx: Tensor) -> Solved:
-        """A solution with its products; its residual is not yet known."""
-        return Solved(dx, w, product(self.P, dx), Adx, product(self.A.mT, self.root_nu * w), dx[:, 0])
+        """A solution with its products; its residual and defect are not yet known."""
+        return Solved(dx, w, product(self.P, dx), Adx, product(self.A.mT, self.root_nu * w), dx[:, 0], dx[:, 0])
 
     def _residual(self, r1: Tensor, r2: Tensor, found: Solved) -> tuple[Tensor, Tensor]:
         """What is left of the equations."""

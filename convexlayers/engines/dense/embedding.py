@@ -18,7 +18,9 @@ K (dx2, dz2) = (-q, b), dx = dx1 + dtau dx2,
 
     dtau = ((1-sigma) r_tau - d_kappa / tau + (q + 2 P xi)'dx1 + b'dz1) / (kappa / tau + |dx2 - xi|_P^2 + |dz2|_H^2).
 
-(The denominator is (q + 2 P xi)'dx2 + b'dz2 - xi'P xi with the sign changed, rewritten by K's own rows.)
+(The denominator is (q + 2 P xi)'dx2 + b'dz2 - xi'P xi with the sign changed, rewritten by K's own rows. Where they do
+not hold, it has r1'dx2 - r2'dz2 of their residuals besides: equalities that contradict each other leave r2 = -eps dz2
+of the regularized system, whatever is refined, and eps |dz2|^2 is most of the denominator then.)
 """
 
 from dataclasses import dataclass, replace
@@ -127,7 +129,8 @@ class _Solver:
         # |dz2|_H^2 = w2' diag(mu) w2.
         self.kappa_rate = at.kappa / at.tau
         w2 = w2.squeeze(-1)
-        self.bottom = self.kappa_rate + quadratic + (w2 * self.system.spectrum.mu * w2).sum(-1)
+        H_norm = (w2 * self.system.spectrum.mu * w2).sum(-1)
+        self.bottom = self.kappa_rate + quadratic + H_norm + found.defect[..., 0].clamp(min=0)
 
     def _solve(self, r1: tuple[Tensor, ...], r2: tuple[Tensor, ...]) -> Solved:
         rows = self.system.from_rows(torch.stack(r2, dim=-1))
