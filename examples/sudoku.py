@@ -152,7 +152,7 @@ def main() -> None:
     boards = all_boards()
     order = np.random.default_rng(options.seed).permutation(len(boards))
     training = Puzzles(boards[order[:TRAINING_BOARDS]], boards, options.seed)
-    test = Puzzles(boards[order[TRAINING_BOARDS:]], boards, options.seed + 1).draw(60 if options.fast else 300)
+    test = Puzzles(boards[order[TRAINING_BOARDS:]], boards, options.seed + 1).draw(40 if options.fast else 300)
 
     steps, network_steps, batch = (250, 120, 16) if options.fast else (1200, 2400, 32)
     layer, baseline = SudokuLayer(), network()
