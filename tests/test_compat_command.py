@@ -64,6 +64,14 @@ PROGRAMS = [
         "from diffcp import solve_only as f\nf(A, b, c, k, n_jobs_x=2)",
         "+diffcp.solve_only ~diffcp.solve_only(n_jobs_x=...)",
     ),
+    (
+        'import diffcp\ndiffcp.solve_only(A, b, c, k, solve_method="ECOS")',
+        "+diffcp +diffcp.solve_only ~diffcp.solve_only(solve_method=...)",
+    ),
+    (
+        'from cvxpylayers.torch import CvxpyLayer as L\nL(problem, [A], [x], solve_method="ECOS")',
+        "+cvxpylayers.torch.CvxpyLayer -cvxpylayers.torch.CvxpyLayer(solve_method=...)",
+    ),
     ("from diffcp.cones import _proj", "-diffcp.cones._proj"),
     ("import diffcp\ndiffcp.np.ones(3)", "+diffcp -diffcp.np.ones"),
     ("import torch\nmodel.ctx.reduced_A", ""),
