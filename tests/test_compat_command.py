@@ -94,6 +94,14 @@ def test_exit_codes_and_what_is_said(tmp_path, capsys):
     assert "unsupported: this library is for torch\n0 supported, 0 ignored, 1 unsupported" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_script_that_is_not_there(command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, str(tmp_path / "nothing.py")])
+    assert caught.value.code == 2
+    assert "there is no file" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_the_scripts_of_the_benchmark_are_supported(script):
     uses = check_source(script.read_text(encoding="utf-8"))
