@@ -119,8 +119,9 @@ def _refuse(info: ParameterInfo, attribute: str, excess: Tensor, allowed: Tensor
         return
     index = int(bad.nonzero()[0])
     where = f" (batch index {index})" if len(bad) > 1 else ""
+    asked = attribute + MEANINGS.get(attribute, "")
     raise ArgumentError(
-        f"{info.name} must be {attribute}, but its value{where} is not: it is off by {float(excess[index]):.3g}. "
+        f"{info.name} must be {asked}, but its value{where} is not: it is off by {float(excess[index]):.3g}. "
         "Pass a value that is, or switch the check off with validate=False."
     )
 
@@ -182,6 +183,8 @@ CHECKS: dict[str, Callable[[Tensor], Tensor]] = {
     "NSD": _definite(-1.0),
     "diag": _off_diagonal,
 }
+# What a name leaves open: that of definite matrices does not say that a matrix that is not symmetric is none.
+MEANINGS = {"PSD": " (symmetric, no negative eigenvalue)", "NSD": " (symmetric, no positive eigenvalue)"}
 # No rounding is allowed for: a logarithm may be taken.
 STRICT = {"pos", "neg"}
 # Of square matrices, and of definite ones with their sign.

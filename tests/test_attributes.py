@@ -168,6 +168,11 @@ def test_several_attributes_are_all_checked():
         layer(2 * torch.eye(3) - 0.1 * torch.ones(3, 3))
 
 
+def test_a_definite_matrix_has_to_be_symmetric_and_the_message_says_so():
+    with pytest.raises(ArgumentError, match=r"^P must be PSD \(symmetric, no negative eigenvalue\).*off by 1\."):
+        cl.solve_qp(torch.tensor([[2.0, 1.0], [0.0, 2.0]]), torch.ones(2))
+
+
 def test_only_the_wrong_parameter_is_named():
     x, a, b = cp.Variable(2), cp.Parameter(2, nonneg=True, name="first"), cp.Parameter(2, nonneg=True, name="second")
     layer = cl.ConvexLayer(cp.Problem(cp.Minimize(cp.sum_squares(x - a) + cp.norm1(cp.multiply(b, x)))), [a, b], [x])

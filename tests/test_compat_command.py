@@ -64,6 +64,14 @@ PROGRAMS = [
         "from diffcp import solve_only as f\nf(A, b, c, k, n_jobs_x=2)",
         "+diffcp.solve_only ~diffcp.solve_only(n_jobs_x=...)",
     ),
+    (
+        'import diffcp\ndiffcp.solve_only(A, b, c, k, solve_method="ECOS")',
+        "+diffcp +diffcp.solve_only ~diffcp.solve_only(solve_method=...)",
+    ),
+    (
+        'from cvxpylayers.torch import CvxpyLayer as L\nL(problem, [A], [x], solve_method="ECOS")',
+        "+cvxpylayers.torch.CvxpyLayer -cvxpylayers.torch.CvxpyLayer(solve_method=...)",
+    ),
     ("from diffcp.cones import _proj", "-diffcp.cones._proj"),
     ("import diffcp\ndiffcp.np.ones(3)", "+diffcp -diffcp.np.ones"),
     ("import torch\nmodel.ctx.reduced_A", ""),
@@ -84,6 +92,14 @@ def test_exit_codes_and_what_is_said(tmp_path, capsys):
     assert "1: qpth.qp.QPFunction: supported: convexlayers.compat.qpth.QPFunction" in capsys.readouterr().out
     assert main(["check", str(good), str(bad)]) == 1
     assert "unsupported: this library is for torch\n0 supported, 0 ignored, 1 unsupported" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_script_that_is_not_there(command, tmp_path, capsys):
+    with pytest.raises(SystemExit) as caught:
+        main([command, str(tmp_path / "nothing.py")])
+    assert caught.value.code == 2
+    assert "there is no file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)

@@ -165,6 +165,10 @@ def test_equal_eigenvalues_inside_and_outside():
         (lambda: zoo.block_tridiagonal_solve(*(torch.ones(1, 1, 1),) * 3, torch.ones(1, 1)), "T >= 2"),
         (lambda: zoo.least_squares(torch.ones(4, 2), torch.ones(3)), r"b has shape \(3,\), expected \(\*batch, 4\)"),
         (lambda: zoo.least_squares(torch.ones(4, 2), torch.ones(4), ridge=-1.0), "ridge is -1.0"),
+        (
+            lambda: zoo.least_squares(torch.ones(4, 0), torch.ones(4)),
+            r"A has shape \(4, 0\), expected \(\*batch, m, n\)",
+        ),
         (lambda: zoo.top_eigen(torch.eye(3), 0), "k is 0"),
         (lambda: zoo.svm_head(torch.ones(4, 2), torch.ones(3, 2), torch.ones(1, 2)), "labels has shape"),
         (lambda: zoo.mpc(torch.ones(2, 2, 2), *[torch.ones(2, 2)] * 3, torch.ones(2), 3), "the batch shares it"),

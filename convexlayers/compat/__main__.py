@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: of the command line, None for the process's own.
 
     Returns:
-        the exit code: 0, or 1 where `check` found something that is not supported.
+        the exit code: 0, or 1 where `check` found something that is not supported. A wrong command line exits with 2.
     """
     parser = argparse.ArgumentParser("python -m convexlayers.compat", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     run.add_argument("script", type=Path)
     run.add_argument("arguments", nargs=argparse.REMAINDER)
     given = parser.parse_args(arguments)
+    for script in given.scripts if given.command == "check" else [given.script]:
+        if not script.is_file():
+            parser.error(f"there is no file {script}")
     if given.command == "check":
         return _check(given.scripts)
     _run(given.script, given.arguments)

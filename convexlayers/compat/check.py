@@ -38,6 +38,7 @@ IDLE = {
     QP: dict.fromkeys(["verbose", "notImprovedLim", "maxIter"], STEERS),
 }
 THREADS = "torch's number of threads counts"
+METHOD = "it does not choose the solver here"
 CONTEXT = {field.name for field in fields(LayersContext)} | {"cone_dims", "validate_params"}
 
 
@@ -199,6 +200,8 @@ def _judge_call(node: ast.Call, full: str | None, of_layers: bool) -> Iterator[U
             yield Use(node.lineno, name, Verdict.IGNORED, THREADS)
         elif keyword.arg not in accepted and not takes_settings:
             yield Use(node.lineno, name, Verdict.UNSUPPORTED, "the face has no such argument")
+        elif keyword.arg == "solve_method":
+            yield Use(node.lineno, name, Verdict.IGNORED, METHOD)
         elif keyword.arg not in accepted and keyword.arg not in HEEDED | {"raise_on_error"}:
             yield Use(node.lineno, name, Verdict.IGNORED, STEERS)
         elif keyword.arg == "solver" and canonical == LAYER:

@@ -80,7 +80,8 @@ def check_arguments(problem: cp.Problem, parameters: Sequence[cp.Parameter], var
 def _check_kind(name: str, items: Iterable[object], kind: type) -> None:
     for item in items:
         if not isinstance(item, kind):
-            raise ArgumentError(f"{name} holds a {type(item).__name__}, expected cvxpy.{kind.__name__} objects.")
+            hint = " For its multiplier pass its dual_variables[0]." if isinstance(item, cp.Constraint) else ""
+            raise ArgumentError(f"{name} holds a {type(item).__name__}, expected cvxpy.{kind.__name__} objects.{hint}")
 
 
 def _check_hidden(problem: cp.Problem) -> None:

@@ -3,6 +3,9 @@
 from typing import Any
 
 import cvxpy as cp
+from cvxpy.constraints.nonpos import Inequality
+from cvxpy.constraints.zero import Equality, Zero
+from cvxpy.problems.objective import Objective
 from cvxpy.utilities import scopes
 
 from convexlayers.compiler.dpp import follows_objective_rules, frozen_quad_form, objective_terms
@@ -30,9 +33,27 @@ def explain_not_convex(problem: cp.Problem, gp: bool) -> str:
     rules = "DGP (log-log convex)" if gp else "DCP (convex)"
     bad = next(root for root in _roots(problem) if not _follows_rules(root, gp))
     offender = _smallest_offender(bad, gp)
+    place = str(bad) if offender is bad else f"{offender} in {bad}"
     is_geometric = not gp and bool(problem.is_dgp())
-    hint = " It is a geometric program: pass gp=True." if is_geometric else ""
-    return f"The problem is not {rules}: look at {offender} in {bad}.{hint}"
+    hint = "It is a geometric program: pass gp=True." if is_geometric else _rule(offender, gp)
+    return f"The problem is not {rules}: look at {place}. {hint}"
+
+
+def _rule(offender: Any, gp: bool) -> str:
+    """What an objective, a constraint or an expression has to be."""
+    kind = "log-log " if gp else ""
+    if isinstance(offender, Objective):
+        return f"Minimize what is {kind}convex, or maximize what is {kind}concave."
+    if isinstance(offender, Equality | Zero):
+        return f"Both sides of an equality must be {kind}affine."
+    if isinstance(offender, Inequality):
+        return f"The smaller side of an inequality must be {kind}convex, the larger one {kind}concave."
+    if isinstance(offender, cp.Expression):
+        return (
+            f"CVXPY's rules say neither that it is {kind}convex nor that it is {kind}concave: write it with other "
+            "atoms, or give its leaves the signs that they have (nonneg=True, PSD=True)."
+        )
+    return f"What is constrained must be {kind}affine."
 
 
 def explain_not_dpp(problem: cp.Problem, gp: bool) -> str:

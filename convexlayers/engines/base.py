@@ -39,6 +39,11 @@ class Plan(ABC):
     """
 
     def __init__(self, program: ParametrizedConeProgram, derivative: Derivative) -> None:
+        if not isinstance(derivative, Derivative):
+            raise ArgumentError(
+                f"derivative is {derivative!r}, expected a strategy: Exact(), Smoothed(mu=...), Perturbed(tau=...) "
+                "or an object of your own class of Derivative."
+            )
         self.program = program
         self.derivative = derivative
 

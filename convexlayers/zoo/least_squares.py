@@ -173,7 +173,7 @@ def least_squares(
     b = b if isinstance(b, Tensor) else torch.as_tensor(b)
     weight = vector_of(positive("weight", weight, zero=True), b)
     ridge = positive("ridge", ridge, zero=True)
-    A, b, w, ridge = batched(("A", A, 2), ("b", b, 1), ("weight", weight, 1), ("ridge", ridge, 0))
+    A, b, w, ridge = batched(("A", A, 2), ("b", b, 1), ("weight", weight, 1), ("ridge", ridge, 0), names=("m", "n"))
     expect("b", b, A.shape[-2:-1], f": A is (*batch, {A.shape[-2]}, n)")
     expect("weight", w, b.shape[-1:])
     x = LeastSquares.call(A, b, w, ridge, bias)[0]

@@ -5,15 +5,14 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <limits>
 #include <memory>
-#include <random>
 #include <set>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "fuzz.hpp"
 #include "lanes/kernels.hpp"
 #include "numeric.hpp"
 #include "solver.hpp"
@@ -22,48 +21,7 @@
 namespace {
 
 using namespace convexlayers;
-using plan::Int;
-using Numbers = std::vector<double>;
-
-class Random {
-public:
-    explicit Random(std::uint64_t seed) : bits_(seed) {}
-
-    Int below(Int count) { return static_cast<Int>(bits_() % static_cast<std::uint64_t>(count)); }
-    Int between(Int first, Int last) { return first + below(last - first + 1); }
-    std::uint64_t bits() { return bits_(); }
-    double uniform() { return static_cast<double>(bits_() >> 11) * 0x1p-53; }
-    bool chance(double probability) { return uniform() < probability; }
-    double normal() {
-        double sum = 0;
-        for (int i = 0; i < 12; ++i) sum += uniform();
-        return sum - 6;
-    }
-    Numbers normals(std::size_t count) {
-        Numbers out(count);
-        for (double& value : out) value = normal();
-        return out;
-    }
-
-private:
-    std::mt19937_64 bits_;
-};
-
-std::uint64_t current_seed = 0;
-
-void require(bool holds, const char* what, double value = 0) {
-    if (holds) return;
-    std::fprintf(stderr, "seed %llu: %s (%g)\n", static_cast<unsigned long long>(current_seed), what, value);
-    std::exit(1);
-}
-
-// The sign of a NaN means nothing.
-bool same_bits(const Numbers& a, const Numbers& b) {
-    const auto same = [](double x, double y) {
-        return (std::isnan(x) && std::isnan(y)) || std::memcmp(&x, &y, sizeof x) == 0;
-    };
-    return std::equal(a.begin(), a.end(), b.begin(), b.end(), same);
-}
+using convexlayers::same_bits;  // beside those below
 
 bool is_finite(const double* data, Int count) {
     return std::all_of(data, data + count, [](double value) { return std::isfinite(value); });
@@ -544,6 +502,7 @@ int main(int count, char** arguments) {
         fuzz_linear(random);
         fuzz_plan(random, outcomes);
         fuzz_attributes(random);
+        fuzz_zoo(random);
     }
     std::printf("%s: %llu rounds; elements per status:", kernels().name, static_cast<unsigned long long>(rounds));
     for (const std::int64_t elements : outcomes) std::printf(" %lld", static_cast<long long>(elements));

@@ -164,6 +164,7 @@ def test_a_geometric_program_is_recognized(solver):
         ([A, b, 1.0], [x], "parameters holds a float, expected cvxpy.Parameter objects"),
         ([A, b, s], [A], "variables holds a Parameter, expected cvxpy.Variable objects"),
         ([A, b, s], [2 * x], "expected cvxpy.Variable objects"),
+        ([A, b, s], [x >= 0], "holds a Inequality, expected cvxpy.Variable objects. For its multiplier pass its dual_"),
         (A, [x], "parameters is a Parameter, expected a list"),
         ([A, b, s], x, "variables is a Variable, expected a list"),
     ],
@@ -172,6 +173,17 @@ def test_wrong_lists(solver, parameters, variables, words):
     objective = cp.sum_squares(A @ x - b) + cp.sum_squares(x) + s * cp.sum(x)
     with pytest.raises(ArgumentError, match=re.escape(words)):
         cl.ConvexLayer(cp.Problem(cp.Minimize(objective)), parameters, variables, solver=solver)
+
+
+@pytest.mark.parametrize("derivative", ["lpgd", cl.Smoothed], ids=["name", "class"])
+def test_wrong_derivative(solver, derivative):
+    words = r"derivative is .*, expected a strategy: Exact\(\)"
+    with pytest.raises(ArgumentError, match=words):
+        cl.ConvexLayer(
+            cp.Problem(cp.Minimize(cp.sum_squares(A @ x - b))), [A, b], [x], solver=solver, derivative=derivative
+        )
+    with pytest.raises(ArgumentError, match=words):
+        cl.solve_qp(torch.eye(3), torch.ones(3), solver=solver, derivative=derivative)
 
 
 def test_lists_may_be_any_iterables(solver):

@@ -8,7 +8,8 @@
 
 namespace convexlayers::zoo {
 
-// at: contiguous float or double tensors, in the order that each kernel states; 0 for a result that nobody wants.
+// at: contiguous float or double tensors, in the order that each kernel states; 0 for a result that nobody wants, of those
+// that tests/native/fuzz_zoo.cpp lists as optional.
 struct Task {
     const std::uintptr_t* at = nullptr;
     std::int64_t rows = 0;

@@ -57,18 +57,19 @@ struct SpectralFunction {
     }
 };
 
-// Eigenvalues in ascending order in each lane, and the eigenvectors, in rows, along with them.
+// Eigenvalues in ascending order in each lane, and the eigenvectors, in rows, along with them. Adding 0 takes the sign from
+// a zero: the turns of another lane, which subtract 0 times a number of any sign from it here, decide which one it has.
 inline void sort_ascending(Size n, Lane* values, Lane* rows, Lane* copy) {
     std::vector<Size> order(n);
     std::copy(rows, rows + n * n, copy);
     for (int lane = 0; lane < kLanes; ++lane) {
         std::iota(order.begin(), order.end(), Size(0));
         std::vector<double> found(n);
-        for (Size i = 0; i < n; ++i) found[i] = values[i][lane];
+        for (Size i = 0; i < n; ++i) found[i] = values[i][lane] + 0.0;
         std::sort(order.begin(), order.end(), [&](Size a, Size b) { return found[a] < found[b]; });
         for (Size i = 0; i < n; ++i) {
             values[i][lane] = found[order[i]];
-            for (Size k = 0; k < n; ++k) rows[i * n + k][lane] = copy[order[i] * n + k][lane];
+            for (Size k = 0; k < n; ++k) rows[i * n + k][lane] = copy[order[i] * n + k][lane] + 0.0;
         }
     }
 }
