@@ -11,6 +11,7 @@ import argparse
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 from report import RESULTS, environment, write
@@ -18,6 +19,9 @@ from report import RESULTS, environment, write
 ROOT = Path(__file__).parents[1]
 ENGINES = ["convexlayers", "convexlayers(torch)", "moreau", "moreau(ipm)"]
 DENSE = ["--families", "qp100", "qp50", "--contenders", *ENGINES, "--output", str(RESULTS / "torch_engine.csv")]
+# All of the literature's take an hour.
+WORKLOADS = ["optnet_100", "dqp_dense_50", "dqp_dense_450", "dqp_sparse_100", "dqp_sparse_450", "mpc_20", "bpqp_qp_100",
+             "bpqp_socp_100", "bpqp_socp_500", "dc3_100", "cvxpylayers_dense_128"]  # fmt: skip
 # Where threads are not the question, one: two cores are shared with whatever else the machine does.
 STEPS: dict[str, list[str]] = {
     "families": ["run.py"],
@@ -29,18 +33,19 @@ STEPS: dict[str, list[str]] = {
     "zoo": ["zoo.py", "--threads", "1"],
     "nodes": ["nodes.py", "--threads", "1"],
     "mpc": ["mpc.py", "--threads", "1"],
-    "validation": ["validation.py"],
     "warm_start": ["warm_start.py"],
     "tolerance": ["tolerance.py", "--write", "docs/techniques.md"],
     "qp_layers": ["qp_layers.py"],
     "scaling": ["scaling.py"],
     "large": ["large.py"],
-    "literature": ["literature.py"],
+    "literature": ["literature.py", "--workloads", *WORKLOADS],
     "hard_qps": ["hard_qps.py"],
     "failures": ["failures.py"],
     "million": ["million.py"],
     "migration": ["migration.py", "--repeats", "5"],
 }
+# These print what the others write.
+PRINTED = ("overhead", "warm_start")
 PAGES = [
     ["table.py", "--write", "README.md"],
     ["failures_table.py", "--write", "docs/failures.md"],
@@ -49,9 +54,11 @@ PAGES = [
 ]
 
 
-def run(command: list[str]) -> int:
-    """One script, from the root of the repository; its exit status."""
-    return subprocess.run([sys.executable, str(Path("benchmarks", command[0])), *command[1:]], cwd=ROOT).returncode
+def run(command: list[str], output: Path | None = None) -> int:
+    """One script, from the root of the repository, what it prints to a file if one is given; its exit status."""
+    with output.open("w") if output else nullcontext() as file:
+        line = [sys.executable, str(Path("benchmarks", command[0])), *command[1:]]
+        return subprocess.run(line, cwd=ROOT, stdout=file).returncode
 
 
 def main() -> int:
@@ -63,7 +70,7 @@ def main() -> int:
     failed, rows = [], []
     for name in [] if options.pages else options.only:
         start = time.perf_counter()
-        status = run(STEPS[name])
+        status = run(STEPS[name], RESULTS / f"{name}.csv" if name in PRINTED else None)
         rows.append({"step": name, "seconds": round(time.perf_counter() - start), "status": status})
         failed += [name] if status else []
         write(RESULTS / "suite.csv", environment([]), ["step", "seconds", "status"], rows)
