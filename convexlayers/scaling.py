@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.derivatives.base import Cotangents, Tangents
-from convexlayers.program import ConeProgram
+from convexlayers.program import ConeProgram, Structure
 
 Point = tuple[Tensor, Tensor, Tensor]
 
@@ -29,21 +29,29 @@ class Scaling:
 
     Attributes:
         tau, sigma, omega: as above, shape (B, 1).
-        data: factor of each number of the program, (B, size).
     """
 
     tau: Tensor
     sigma: Tensor
     omega: Tensor
-    data: Tensor
 
     def select(self, indices: Tensor) -> "Scaling":
         """The elements at these indices."""
-        return Scaling(*(part[indices] for part in (self.tau, self.sigma, self.omega, self.data)))
+        return Scaling(*(part[indices] for part in (self.tau, self.sigma, self.omega)))
 
     def normalize(self, program: ConeProgram) -> ConeProgram:
         """The program in these units."""
-        return ConeProgram(program.structure, program.data * self.data)
+        return ConeProgram(program.structure, self.scale_data(program.structure, program.data))
+
+    def scale_data(self, structure: Structure, data: Tensor) -> Tensor:
+        """Numbers, or tangents of them, in these units, and cotangents of the numbers from those in them; (B, size)."""
+        tau, sigma, omega = self.tau, self.sigma, self.omega
+        factors = {"P": tau * tau / omega, "q": tau / omega, "A": tau / sigma, "b": 1 / sigma, "offset": 1 / omega}
+        # A part at a time in one copy: these are the largest tensors that there are.
+        scaled = data.clone()
+        for name, factor in factors.items():
+            scaled[:, structure.slices[name]] *= factor
+        return scaled
 
     def normalize_point(self, x: Tensor, s: Tensor, z: Tensor) -> Point:
         """A solution of the original in these units."""
@@ -77,10 +85,7 @@ def find_scaling(program: ConeProgram) -> Scaling:
     sigma = _power_of_two(torch.where((b > 0) & ~noise, b, natural))
     tau = _power_of_two(torch.where(A > 0, sigma / size_A, from_objective))
     omega = _power_of_two(torch.maximum(tau * q, tau * tau * P))
-    factors = {"P": tau * tau / omega, "q": tau / omega, "A": tau / sigma, "b": 1 / sigma, "offset": 1 / omega}
-    slices = program.structure.slices
-    data = [factor.expand(-1, slices[name].stop - slices[name].start) for name, factor in factors.items()]
-    return Scaling(tau, sigma, omega, torch.cat(data, dim=-1))
+    return Scaling(tau, sigma, omega)
 
 
 # A right-hand side this much smaller than 1 and than A x is at the minimum of the objective alone is rounding, not a

@@ -135,7 +135,7 @@ class Plan(ABC):
         normalized = elements.scaling.normalize_cotangents(chosen, elements.program)
         part, report = self._data_adjoint(elements, normalized)
         record(solution, indices, report)
-        return part * elements.scaling.data
+        return elements.scaling.scale_data(elements.program.structure, part)
 
     def _write_tangents_at(
         self, solution: Solution, dtheta: Sequence[Tensor | None], indices: Tensor, out: Tangents
@@ -144,7 +144,8 @@ class Plan(ABC):
         elements = select_solved(solution, indices)
         rows = select_rows(dtheta, indices, solution.program.batch)
         ddata = self.program.map.tangent(rows, len(indices))
-        normalized, report = self._data_tangent(elements, ddata * elements.scaling.data)
+        scaled = elements.scaling.scale_data(elements.program.structure, ddata)
+        normalized, report = self._data_tangent(elements, scaled)
         record(solution, indices, report)
         found = elements.scaling.restore_tangents(normalized)
         for name in ("dx", "ds", "dz", "objective"):

@@ -34,6 +34,9 @@ from convexlayers.derivatives.inverse import product
 from convexlayers.engines.dense.room import Room
 from convexlayers.engines.dense.units import REGULARIZATION, Scaled
 
+# What a matrix and its weighted rows may take while they are multiplied and factored.
+CACHED_BYTES = 2 * 2**20
+
 
 @dataclass(frozen=True, eq=False)
 class Solved:
@@ -93,11 +96,20 @@ class Condensed:
         eps = REGULARIZATION[P.dtype]
         rotated, root_nu = spectrum.basis.rotate(A), spectrum.nu.sqrt().unsqueeze(-1)
         weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
-        weighted = torch.mul(rotated, root_nu * weight.sqrt(), out=_like(rotated, room))
-        matrix = torch.baddbmm(numbers.regular, weighted.mT, weighted, out=room.take("matrix", P, *P.shape))
-        # In its own place, column by column as LAPACK has it: symmetric, it is the same either way.
-        place = matrix.mT, torch.empty(len(P), dtype=torch.int32, device=P.device)
-        cholesky, failed = torch.linalg.cholesky_ex(place[0], upper=True, out=place)
+        root_weight = root_nu * weight.sqrt()
+        # Column by column as LAPACK has it; symmetric, a matrix is the same either way.
+        cholesky, failed = (
+            room.take("matrix", P, *P.shape).mT,
+            torch.empty(len(P), dtype=torch.int32, device=P.device),
+        )
+        group = _group_size(P, A)
+        for i in range(0, len(P), group):
+            part = slice(i, i + group)
+            weighted = torch.mul(rotated[part], root_weight[part], out=_like(rotated[part], room))
+            torch.baddbmm(numbers.regular[part], weighted.mT, weighted, out=cholesky[part].mT)
+            # In its own place.
+            place = cholesky[part], failed[part]
+            torch.linalg.cholesky_ex(place[0], upper=True, out=place)
         # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
         failed = (failed != 0).reshape(-1, 1, 1)
         if cholesky.device.type != "cpu":
@@ -170,6 +182,13 @@ class Condensed:
         """What is left of the equations."""
         left2 = r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
         return r1 - found.Pdx - found.Atdz, left2
+
+
+def _group_size(P: Tensor, A: Tensor) -> int:
+    """How many elements are formed and factored at a time: on the CPU as many as stay in its caches meanwhile."""
+    if P.device.type != "cpu":
+        return max(1, len(P))
+    return max(1, CACHED_BYTES // (P.element_size() * P.shape[-1] * (P.shape[-1] + A.shape[-2])))
 
 
 def _like(matrix: Tensor, room: Room) -> Tensor:

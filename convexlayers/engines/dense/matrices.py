@@ -31,8 +31,8 @@ class DenseProgram(ConeProgram):
             # All entries, column by column.
             A = program.A_values.reshape(program.batch, n, m).mT
         else:
-            A = _gather(program.A_values, _places(structure, "A", data.device)).reshape(program.batch, m, n)
-        P = _gather(program.P_values, _places(structure, "P", data.device)).reshape(program.batch, n, n)
+            A = _gather(program.A_values, *_places(structure, "A", data.device)).reshape(program.batch, m, n)
+        P = _gather(program.P_values, *_places(structure, "P", data.device)).reshape(program.batch, n, n)
         return cls(structure, data, P, A)
 
     def dense_P(self) -> Tensor:
@@ -54,19 +54,20 @@ class DenseProgram(ConeProgram):
         return DenseProgram(self.structure, self.data[indices], self.P[indices], self.A[indices])
 
 
-def _gather(values: Tensor, places: Tensor) -> Tensor:
-    """Entries at places, where the last place after the values holds a zero."""
-    padded = torch.cat([values, values.new_zeros(len(values), 1)], dim=-1)
+def _gather(values: Tensor, places: Tensor, is_full: bool) -> Tensor:
+    """Entries at places, where the last place after the values holds a zero, if there are any such."""
+    padded = values if is_full else torch.cat([values, values.new_zeros(len(values), 1)], dim=-1)
     return padded.gather(-1, places.expand(len(values), -1))
 
 
 @lru_cache(maxsize=64)
-def _places(structure: Structure, name: str, device: torch.device) -> torch.Tensor:
-    """For each entry of a dense matrix, row by row, which of the stored values it is; one past them where none."""
+def _places(structure: Structure, name: str, device: torch.device) -> tuple[Tensor, bool]:
+    """For each entry of a dense matrix, row by row, which of the stored values it is, one past them where none; and
+    whether there are no such entries."""
     rows, cols = (getattr(structure, f"{name}_{part}") for part in ("rows", "cols"))
     height = structure.n if name == "P" else structure.m
     places = np.full((height, structure.n), len(rows), dtype=np.int64)
     places[rows, cols] = np.arange(len(rows))
     if name == "P":
         places[cols, rows] = np.arange(len(rows))
-    return torch.as_tensor(places.reshape(-1), device=device)
+    return torch.as_tensor(places.reshape(-1), device=device), bool((places < len(rows)).all())

@@ -110,7 +110,8 @@ class Scaled:
         if scales is None:
             P, A, D, E = _equilibrate(program.P, program.A, program.structure.cones)
             scales = _units(program.structure.cones, D, E, P, program.q, program.b)
-            P, A = _times_rows(P, scales.sigma / scales.zeta), _times_rows(A, scales.E / E)
+            own = P is not program.P
+            P, A = _times_rows(P, scales.sigma / scales.zeta, own), _times_rows(A, scales.E / E, own)
         else:
             P = _between(scales.sigma / scales.zeta * scales.D, program.P, scales.D)
             A = _between(scales.E, program.A, scales.D)
@@ -147,7 +148,7 @@ def power_of_two(size: Tensor) -> Tensor:
 def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """D P D, E A D, D (B, n) and E (B, m)."""
     D, E = torch.ones_like(P[..., 0]), torch.ones_like(A[..., 0])
-    for _ in range(EQUILIBRATION_STEPS):
+    for step in range(EQUILIBRATION_STEPS):
         column, row = _largest_entry(P, -2), E
         if A.shape[-2]:
             column, row = torch.maximum(column, _largest_entry(A, -2)), _level(_largest_entry(A, -1), cones)
@@ -158,15 +159,16 @@ def _equilibrate(P: Tensor, A: Tensor, cones: Cones) -> tuple[Tensor, Tensor, Te
             break
         d, e = (torch.where(unbalanced, _inverse_root(norm), torch.ones_like(norm)) for norm in (column, row))
         D, E = D * d, E * e
-        P, A = _between(d, P, d), _between(e, A, d)
+        # The program's own matrices once, then the copies in their places.
+        P, A = _between(d, P, d, in_place=step > 0), _between(e, A, d, in_place=step > 0)
     return P, A, D, E
 
 
-def _times_rows(matrix: Tensor, factor: Tensor) -> Tensor:
+def _times_rows(matrix: Tensor, factor: Tensor, in_place: bool) -> Tensor:
     """diag(factor) matrix; a pass over the matrix that is rarely needed."""
     if matrix.device.type == "cpu" and bool((factor == 1).all()):
         return matrix
-    return matrix * factor.unsqueeze(-1)
+    return matrix.mul_(factor.unsqueeze(-1)) if in_place else matrix * factor.unsqueeze(-1)
 
 
 def _regularized(P: Tensor) -> Tensor:
@@ -176,9 +178,10 @@ def _regularized(P: Tensor) -> Tensor:
     return regular
 
 
-def _between(left: Tensor, matrix: Tensor, right: Tensor) -> Tensor:
+def _between(left: Tensor, matrix: Tensor, right: Tensor, in_place: bool = False) -> Tensor:
     """diag(left) matrix diag(right)."""
-    return (matrix * left.unsqueeze(-1)).mul_(right.unsqueeze(-2))
+    rows = matrix.mul_(left.unsqueeze(-1)) if in_place else matrix * left.unsqueeze(-1)
+    return rows.mul_(right.unsqueeze(-2))
 
 
 def _largest_entry(matrix: Tensor, dim: int) -> Tensor:
