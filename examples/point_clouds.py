@@ -136,7 +136,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
 
     test = [clouds(20 if options.fast else 80, torch.tensor([[share]])) for share in SHARES]
-    kinds, steps = (("max", "mean", "huber", "pseudo-huber"), 300)
+    kinds, steps = (("max", "mean", "huber", "pseudo-huber"), 700)
     if options.fast:
         kinds, steps = ("max", "pseudo-huber"), 100
     if options.welsch:
