@@ -132,14 +132,14 @@ def main() -> None:
     digits = digits[torch.randperm(len(digits))]
     training, held_out = digits[:1200], digits[1200:]
     test = videos(held_out, 120 if options.fast else 400)
-    steps = 90 if options.fast else 130
+    steps = 90 if options.fast else 200
     curves = {kind: train(kind, training, test, steps, options.seed) for kind in POOLS}
     picture = options.output / "rank_pooling.png"
     draw(curves, torch.stack([test[0][test[1] == label][0] for label in range(len(CLASSES))]), picture)
     print(f"picture: {picture}")
     accuracy = {kind: curve["accuracy"][-1] for kind, curve in curves.items()}
     print("figure: test accuracy: " + ", ".join(f"{kind} {value:.3f}" for kind, value in accuracy.items()))
-    unordered, least = max(accuracy["mean"], accuracy["max"]), 0.6 if options.fast else 0.93
+    unordered, least = max(accuracy["mean"], accuracy["max"]), 0.6 if options.fast else 0.97
     assert unordered < 0.6, f"a pool without order reached {unordered:.3f}: the videos give their class away"
     assert accuracy["rank"] > least, f"rank pooling reached {accuracy['rank']:.3f}, expected {least}"
 
