@@ -1,4 +1,4 @@
-"""The tables of docs/benchmarks.md and docs/performance.md, made from the CSV files in benchmarks/results.
+"""The tables of docs/benchmarks.md, performance.md and migration.md, made from the CSV files in benchmarks/results.
 
 Usage: python benchmarks/page.py [--check] [PAGE ...]
 
@@ -12,11 +12,12 @@ import re
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+import migration
 from report import RESULTS, read
 from table import OURS, WRONG, make_table
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "docs" / "benchmarks.md", ROOT / "docs" / "performance.md"]
+PAGES = [ROOT / "docs" / name for name in ("benchmarks.md", "performance.md", "migration.md")]
 MARKED = re.compile(r"(<!-- (?P<name>[a-z_]+): start -->\n).*?(<!-- (?P=name): end -->)", re.DOTALL)
 # Files whose rows are contenders side by side, and the columns that say on what.
 RACES = {
@@ -196,6 +197,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "overhead": overhead,
     "first_call": first_call,
     "zoo": zoo,
+    "migration": migration.make_table,
 }
 
 
