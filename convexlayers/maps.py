@@ -220,11 +220,14 @@ class AffineMap:
         data = data.to(theta[0].device)
         others = [pair for index, pair in enumerate(zip(self.blocks, theta, strict=True)) if index not in self._runs]
         # Shared blocks first: they are added at batch size one.
+        shared = [pair for pair in others if pair[1].shape[0] == 1]
+        for block, value in shared:
+            data = block.add_to(data, value)
+        if self._runs:
+            data = self._join_runs(data, theta, bool(shared))
         for block, value in others:
-            data = block.add_to(data, value) if value.shape[0] == 1 else data
-        data = self._join_runs(data, theta, any(value.shape[0] == 1 for _, value in others)) if self._runs else data
-        for block, value in others:
-            data = data if value.shape[0] == 1 else block.add_to(data, value)
+            if value.shape[0] != 1:
+                data = block.add_to(data, value)
         return data
 
     def _join_runs(self, data: Tensor, theta: Sequence[Tensor], is_added: bool) -> Tensor:
