@@ -24,7 +24,7 @@ not, and it is as accurate as they are. (The inverse of the matrix is not.) On t
 factoring, and a triangular solve with a few columns no more than a product.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -45,8 +45,8 @@ class Solved:
     Attributes:
         dx: (B, n, k). w: (B, m, k).
         Pdx: (B, n, k). Adx: Q'A dx, (B, m, k). Atdz: A'dz, (B, n, k).
-        residual: relative, in the maximum norm, (B, k).
-        defect: r1'dx - r2'w of the residuals r1, r2 of the two rows, (B, k).
+        left1, left2: what they leave of the two rows, (B, n, k) and (B, m, k).
+        error: the maximum norm of that, and size: of the right-hand side, (B, k).
     """
 
     dx: Tensor
@@ -54,17 +54,27 @@ class Solved:
     Pdx: Tensor
     Adx: Tensor
     Atdz: Tensor
-    residual: Tensor
-    defect: Tensor
+    left1: Tensor
+    left2: Tensor
+    error: Tensor
+    size: Tensor
 
-    def where(self, column: Tensor, new: "Solved") -> "Solved":
-        """Other solutions in some columns, (B, 1, k)."""
-        names = ("dx", "w", "Pdx", "Adx", "Atdz")
-        return Solved(
-            *(torch.where(column, getattr(new, name), getattr(self, name)) for name in names),
-            residual=self.residual,
-            defect=self.defect,
-        )
+    @property
+    def residual(self) -> Tensor:
+        """The error relative to the right-hand side, (B, k)."""
+        return self.error / torch.where(self.size > 0, self.size, torch.ones_like(self.size))
+
+    @property
+    def defect(self) -> Tensor:
+        """left1'dx - left2'w, (B, k)."""
+        return (self.left1 * self.dx).sum(-2) - (self.left2 * self.w).sum(-2)
+
+    def where(self, better: Tensor, new: "Solved") -> "Solved":
+        """Other solutions in some columns, (B, k)."""
+        column = better.unsqueeze(-2)
+        names = ("dx", "w", "Pdx", "Adx", "Atdz", "left1", "left2")
+        parts = [torch.where(column, getattr(new, name), getattr(self, name)) for name in names]
+        return Solved(*parts, error=torch.where(better, new.error, self.error), size=self.size)
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +108,8 @@ class Condensed:
         weight = 1 / (spectrum.mu + eps).unsqueeze(-1)
         root_weight = root_nu * weight.sqrt()
         # Column by column as LAPACK has it; symmetric, a matrix is the same either way.
-        cholesky, failed = (
-            room.take("matrix", P, *P.shape).mT,
-            torch.empty(len(P), dtype=torch.int32, device=P.device),
-        )
+        cholesky = room.take("matrix", P, *P.shape).mT
+        failed = torch.empty(len(P), dtype=torch.int32, device=P.device)
         group = _group_size(P, A)
         for i in range(0, len(P), group):
             part = slice(i, i + group)
@@ -138,27 +146,20 @@ class Condensed:
             steps: of iterative refinement, at most; one is kept where it makes the residual smaller.
             enough: relative residual below which a right-hand side is left alone, one for all or (k,).
         """
-        found = self._checked(*self._apply(r1, r2))
-        left1, left2 = self._residual(r1, r2, found)
-        error, size = _size(left1, left2), _size(r1, r2)
-        open_ = error > enough * size
+        size = _size(r1, r2)
+        found = self._checked(r1, r2, size, *self._apply(r1, r2))
+        open_ = found.error > enough * size
         for _ in range(steps):
             # Where the device would have to stop for an answer, nobody asks.
             if r1.device.type == "cpu" and not bool(open_.any()):
                 break
-            step_x, step_w, _ = self._apply(left1, left2)
+            step_x, step_w, _ = self._apply(found.left1, found.left2)
             dx = found.dx + step_x
-            new = self._checked(dx, found.w + step_w, product(self.A, dx))
-            new1, new2 = self._residual(r1, r2, new)
-            new_error = _size(new1, new2)
-            better = open_ & (new_error < error)
-            column = better.unsqueeze(-2)
-            found = found.where(column, new)
-            left1, left2 = torch.where(column, new1, left1), torch.where(column, new2, left2)
-            error = torch.where(better, new_error, error)
-            open_ = better & (error > enough * size)
-        defect = (left1 * found.dx).sum(-2) - (left2 * found.w).sum(-2)
-        return replace(found, residual=error / torch.where(size > 0, size, torch.ones_like(size)), defect=defect)
+            new = self._checked(r1, r2, size, dx, found.w + step_w, product(self.A, dx))
+            better = open_ & (new.error < found.error)
+            found = found.where(better, new)
+            open_ = better & (found.error > enough * size)
+        return found
 
     def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The solution dx, w of the regularized system, and Q'A dx."""
@@ -174,14 +175,12 @@ class Condensed:
         forward = torch.linalg.solve_triangular(self.cholesky.mT, r, upper=False)
         return torch.linalg.solve_triangular(self.cholesky, forward, upper=True)
 
-    def _checked(self, dx: Tensor, w: Tensor, Adx: Tensor) -> Solved:
-        """A solution with its products; its residual and defect are not yet known."""
-        return Solved(dx, w, product(self.P, dx), Adx, product(self.A.mT, self.root_nu * w), dx[:, 0], dx[:, 0])
-
-    def _residual(self, r1: Tensor, r2: Tensor, found: Solved) -> tuple[Tensor, Tensor]:
-        """What is left of the equations."""
-        left2 = r2 - self.root_nu * found.Adx + self.spectrum.mu.unsqueeze(-1) * found.w
-        return r1 - found.Pdx - found.Atdz, left2
+    def _checked(self, r1: Tensor, r2: Tensor, size: Tensor, dx: Tensor, w: Tensor, Adx: Tensor) -> Solved:
+        """A solution with its products, and what it leaves of the equations."""
+        Pdx, Atdz = product(self.P, dx), product(self.A.mT, self.root_nu * w)
+        left1 = r1 - Pdx - Atdz
+        left2 = r2 - self.root_nu * Adx + self.spectrum.mu.unsqueeze(-1) * w
+        return Solved(dx, w, Pdx, Adx, Atdz, left1, left2, _size(left1, left2), size)
 
 
 def _group_size(P: Tensor, A: Tensor) -> int:
