@@ -11,9 +11,11 @@ from convexlayers.cones import Cones
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines import Native, Torch, make_engine, rescue, select
+from convexlayers.engines.dense import method
 from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.interior import READY
 from convexlayers.engines.dense.product import Product
-from convexlayers.engines.dense.units import REGULARIZATION, Scaled, Scales
+from convexlayers.engines.dense.units import Scaled, Scales
 from convexlayers.engines.torch_dense import TorchState, bytes_per_element
 from convexlayers.errors import ArgumentError
 from convexlayers.status import Status
@@ -110,8 +112,7 @@ def test_condensed_system_against_a_dense_solve():
     mu = torch.tensor([0.0, 1.0, 0.5, 1e-6], dtype=torch.float64).expand(3, -1)
     spectrum = Spectrum(mu, 1 - mu, CASES["nonnegative"].spectrum(torch.ones(3, m).double()).basis)
     r1, r2 = sampler.normal(n, 2), sampler.normal(m, 2)
-    regular = P + REGULARIZATION[P.dtype] * torch.eye(n)
-    numbers = Scaled(Cones(nonnegative=m), P, P[..., 0], A, A[..., 0], regular, Scales.ones(P, n, m))
+    numbers = Scaled(Cones(nonnegative=m), P, P[..., 0], A, A[..., 0], Scales.ones(P, n, m))
     system = Condensed.factor(numbers, spectrum)
     found = system.solve(r1, system.from_rows(r2), 4)
     dx, w, residual = found.dx, found.w, found.residual
@@ -199,6 +200,83 @@ def test_no_rows_and_equalities_alone():
     solution = cl.solve_qp(P, q, A=A, b=b, solver="torch")
     assert torch.allclose((A @ solution.x.unsqueeze(-1)).squeeze(-1), b, rtol=0, atol=1e-12)
     assert cl.solve_qp(P[:0], q[:0], solver="torch").x.shape == (0, 4)
+
+
+# ----------------------------------------------------------------------------------- active sets of quadratic programs
+
+
+def quadratic_programs(n, m, batch=32, seed=40):
+    """Dense, strictly convex, with inequalities; with many of those a search for the active set may go in circles."""
+    sampler = Sampler.seeded((batch,), seed)
+    root, q, G = sampler.normal(n, n), sampler.normal(n), sampler.normal(m, n)
+    return root @ root.mT / n + 0.05 * torch.eye(n, dtype=torch.float64), 3 * q, G, sampler.positive(m)
+
+
+def watch(monkeypatch, name):
+    """Calls of a step of the method, with what they returned."""
+    calls, original = [], getattr(method, name)
+
+    def watched(*args):
+        calls.append((args, original(*args)))
+        return calls[-1][1]
+
+    monkeypatch.setattr(method, name, watched)
+    return calls
+
+
+def test_active_sets_that_settle_need_no_iteration(monkeypatch):
+    """With as many rows as variables the sets settle: a handful of factorizations, and the solution is exact."""
+    P, q, G, h = quadratic_programs(30, 30, batch=8, seed=41)
+    monkeypatch.setattr(method, "iterate", lambda numbers, cones, state, limits: state)
+    solution = cl.solve_qp(P, q, G, h, solver="torch")
+    assert bool(solution.solved.all())
+    assert int(solution.iterations.max()) <= 8
+    assert float(solution.primal_residual.max()) <= 1e-12 and float(solution.dual_residual.max()) <= 1e-12
+    active = solution.z > solution.s
+    assert bool(active.any(-1).all()) and not bool(active.all(-1).any())
+    assert relative(solution.x, cl.solve_qp(P, q, G, h, solver="native").x) <= 1e-9
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_active_sets_that_do_not_settle_are_left_to_iterations(monkeypatch, dtype):
+    """Beside others that do, and every element is the same alone."""
+    numbers = quadratic_programs(20, 40)
+    calls = watch(monkeypatch, "settle")
+    solution = cl.solve_qp(*numbers, solver=Torch(dtype=dtype))
+    settled = calls[0][1].code == READY
+    assert bool(settled.any()) and not bool(settled.all())
+    assert bool(solution.solved.all())
+    assert float(solution.primal_residual.max()) <= 1e-8 and float(solution.dual_residual.max()) <= 1e-8
+    assert relative(solution.x, cl.solve_qp(*numbers, solver="native").x) <= 1e-8
+    for i in (int(settled.nonzero()[0]), int((~settled).nonzero()[0])):
+        alone = cl.solve_qp(*(part[i : i + 1] for part in numbers), solver=Torch(dtype=dtype))
+        assert torch.equal(alone.x[0], solution.x[i])
+
+
+def test_active_sets_with_equalities_degenerate_rows_and_no_quadratic_term(monkeypatch):
+    """Repeated rows, a row that holds with equality and a zero multiplier, P = 0 in one element."""
+    P = torch.eye(3, dtype=torch.float64).repeat(3, 1, 1)
+    P[2] = 0
+    q = torch.tensor([[-1.0, 0.0, 0.0], [-3.0, 0.5, 0.0], [-1.0, -2.0, 1.0]], dtype=torch.float64)
+    G = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, -1], [0, 0, 1]], dtype=torch.float64)
+    h = torch.tensor([1.0, 1, 1, 1, 1, 1], dtype=torch.float64)
+    A, b = torch.tensor([[0.0, 1, 1]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    calls = watch(monkeypatch, "settle")
+    solution = cl.solve_qp(P, q, G, h, A, b, solver="torch")
+    settled = calls[0][1].code == READY
+    # x0 = 1 without a bound, in the first element.
+    assert settled.tolist() == [True, True, False]
+    expected = torch.tensor([[1.0, 0, 0], [1, -0.25, 0.25], [1, 1, -1]], dtype=torch.float64)
+    assert torch.allclose(solution.x, expected, rtol=0, atol=1e-9)
+    assert bool(solution.solved.all())
+
+
+def test_active_sets_keep_the_iteration_limit():
+    numbers = quadratic_programs(30, 30, batch=8, seed=41)
+    solution = cl.solve_qp(*numbers, solver=Torch(max_iterations=4), on_failure="nan")
+    # One more is the last, which refines what four have found.
+    assert int(solution.iterations.max()) <= 5
+    assert set(solution.status.tolist()) == {int(Status.SOLVED), int(Status.MAX_ITERATIONS)}
 
 
 def test_chunks_are_bitwise_the_whole():

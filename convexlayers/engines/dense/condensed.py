@@ -114,9 +114,10 @@ class Condensed:
         for i in range(0, len(P), group):
             part = slice(i, i + group)
             weighted = torch.mul(rotated[part], root_weight[part], out=_like(rotated[part], room))
-            torch.baddbmm(numbers.regular[part], weighted.mT, weighted, out=cholesky[part].mT)
             # In its own place.
             place = cholesky[part], failed[part]
+            torch.baddbmm(P[part], weighted.mT, weighted, out=place[0].mT)
+            place[0].diagonal(dim1=-2, dim2=-1).add_(eps)
             torch.linalg.cholesky_ex(place[0], upper=True, out=place)
         # A matrix that is not positive definite is no error for the batch, but a NaN for its element.
         failed = (failed != 0).reshape(-1, 1, 1)
@@ -147,13 +148,13 @@ class Condensed:
             enough: relative residual below which a right-hand side is left alone, one for all or (k,).
         """
         size = _size(r1, r2)
-        found = self._checked(r1, r2, size, *self._apply(r1, r2))
+        found = self._checked(r1, r2, size, *self.apply(r1, r2))
         open_ = found.error > enough * size
         for _ in range(steps):
             # Where the device would have to stop for an answer, nobody asks.
             if r1.device.type == "cpu" and not bool(open_.any()):
                 break
-            step_x, step_w, _ = self._apply(found.left1, found.left2)
+            step_x, step_w, _ = self.apply(found.left1, found.left2)
             dx = found.dx + step_x
             new = self._checked(r1, r2, size, dx, found.w + step_w, product(self.A, dx))
             better = open_ & (new.error < found.error)
@@ -161,7 +162,7 @@ class Condensed:
             open_ = better & (found.error > enough * size)
         return found
 
-    def _apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def apply(self, r1: Tensor, r2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The solution dx, w of the regularized system, and Q'A dx."""
         condensed = r1 + product(self.A.mT, self.root_nu * self.weight * r2)
         dx = self._condensed_solve(condensed).masked_fill(self.failed, float("nan"))

@@ -174,10 +174,10 @@ class _Solver:
         )
 
 
-def first_point(numbers: Scaled, cones: Product) -> Point:
-    """Where the iteration begins, with tau = kappa = 1.
+def first_guess(numbers: Scaled, cones: Product) -> Point:
+    """Near the point where the iteration begins: s and z are still to be moved into the cones.
 
-    From K (x, z) = (-q, b) with H = I, s = -z, both moved into the cone. Without P, x and s come from (0, b) and z from
+    From K (x, z) = (-q, b) with H = I, s = -z. Without P, x and s come from (0, b) and z from
     (-q, 0): then a large b does not make z large, from where steps are short. Exponential and power cones have no axis
     to move along: there the first point is x = 0 and the centers of the cones.
     """
@@ -198,4 +198,4 @@ def first_point(numbers: Scaled, cones: Product) -> Point:
     apart = (numbers.P.diagonal(dim1=-2, dim2=-1) == 0).all(-1, keepdim=True)
     x = torch.where(apart, dx[..., 1], dx.sum(-1))
     z, slack = torch.where(apart, dz[..., 0], dz.sum(-1)), torch.where(apart, dz[..., 1], dz.sum(-1))
-    return x, cones.move_inside(-slack * (1 - equality)), cones.move_inside(z)
+    return x, -slack * (1 - equality), z

@@ -10,10 +10,10 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
-from convexlayers.engines.dense.embedding import Embedding, first_point
+from convexlayers.engines.dense.embedding import Embedding
 from convexlayers.engines.dense.measures import Measures, Products, measure
 from convexlayers.engines.dense.product import Product
-from convexlayers.engines.dense.units import Scaled
+from convexlayers.engines.dense.units import Point, Scaled
 from convexlayers.solution import CERTIFICATE_TOLERANCE, SMALLEST_TOLERANCE, TOLERANCE_FACTOR
 from convexlayers.status import Status
 
@@ -65,9 +65,12 @@ class State:
     unbounded: Tensor
 
     @classmethod
-    def first(cls, numbers: Scaled, cones: Product) -> "State":
-        """At the first point; that of equalities alone is the solution, up to regularization."""
-        x, s, z = first_point(numbers, cones)
+    def first(cls, cones: Product, guess: Point) -> "State":
+        """From the first guess; that of equalities alone is the solution, up to regularization."""
+        x, s, z = guess
+        # Centers of cones are inside.
+        if not cones.starts_central:
+            s, z = cones.move_inside(s), cones.move_inside(z)
         ones = torch.ones_like(x[:, :0].sum(-1))
         count = torch.zeros_like(ones, dtype=torch.int64)
         infinite = torch.full_like(ones, float("inf"))

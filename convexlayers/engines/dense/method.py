@@ -1,10 +1,13 @@
-"""The whole method on a batch of programs: scale, iterate, polish, iterate on where polishing did not arrive."""
+"""The whole method on a batch of programs: scale, try active sets, iterate, polish, iterate on where that failed."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from convexlayers.engines.dense.active_set import settle
+from convexlayers.engines.dense.embedding import first_guess
 from convexlayers.engines.dense.interior import READY, RUNNING, Limits, State, iterate
 from convexlayers.engines.dense.matrices import DenseProgram
 from convexlayers.engines.dense.newton import polish
@@ -68,13 +71,24 @@ class Found:
 def solve(program: DenseProgram, limits: Limits, dtype: torch.dtype = torch.float64) -> Found:
     """Solve programs whose numbers are finite and of size one (scaling.py); see `Torch` for dtype."""
     numbers, cones = Scaled.of(program), Product(program.structure.cones)
-    if dtype == torch.float64:
-        state = _run(numbers, cones, State.first(numbers, cones), limits)
-    else:
-        state = _run_rough(numbers, cones, limits, dtype)
+    short = numbers if dtype == torch.float64 else numbers.to(dtype)
+    state = _begin(numbers, short, cones, limits)
+    run = _run if short is numbers else partial(_run_rough, short=short)
+    state = run(numbers, cones, state, limits)
     x, s, z = numbers.scales.restore_point(*(part / state.tau.unsqueeze(-1) for part in (state.x, state.s, state.z)))
     # The next to use the numbers makes room for itself: what an iteration writes is not kept with them.
     return Found(x, s, z, state.code, state.iterations, numbers.scales, replace(numbers, room=Room()))
+
+
+def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> State:
+    """Elements that their active set solves, the others at the first point; short: numbers to search with."""
+    guess = first_guess(short, cones)
+    first = State.first(cones, guess)
+    if not (cones.is_linear and cones.degree):
+        return first.to(numbers.P.dtype)
+    tried = settle(short, first, guess, limits).to(numbers.P.dtype)
+    tried = polish(numbers, tried, limits)
+    return first.to(numbers.P.dtype).where(tried.code == int(Status.SOLVED), tried)
 
 
 def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:
@@ -85,15 +99,17 @@ def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State
     return state
 
 
-def _run_rough(numbers: Scaled, cones: Product, limits: Limits, dtype: torch.dtype) -> State:
+def _run_rough(numbers: Scaled, cones: Product, state: State, limits: Limits, short: Scaled) -> State:
     """Iterate in a shorter dtype, go on in float64; elements that do not get there begin again in float64."""
-    short = numbers.to(dtype)
-    start = State.first(short, cones)
-    start = replace(start, polish_at=torch.full_like(start.polish_at, ROUGH))
-    rough = iterate(short, cones, start, Limits(ROUGH, limits.max_iterations)).to(numbers.P.dtype)
-    state = _run(numbers, cones, rough.again(cones), limits)
+    at = state.running.nonzero().squeeze(-1)
+    if len(at):
+        start = state.select(at).to(short.P.dtype)
+        start = replace(start, polish_at=torch.full_like(start.polish_at, ROUGH))
+        rough = iterate(short.keep(at), cones, start, Limits(ROUGH, limits.max_iterations)).to(numbers.P.dtype)
+        state = state.put(at, rough.again(cones))
+    state = _run(numbers, cones, state, limits)
     left = (state.code != int(Status.SOLVED)).nonzero().squeeze(-1)
     if len(left) == 0:
         return state
     others = numbers.select(left)
-    return state.put(left, _run(others, cones, State.first(others, cones), limits))
+    return state.put(left, _run(others, cones, State.first(cones, first_guess(others, cones)), limits))

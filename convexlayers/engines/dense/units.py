@@ -90,7 +90,6 @@ class Scaled:
     Attributes:
         cones: of the rows.
         P: (B, n, n). q: (B, n). A: (B, m, n). b: (B, m).
-        regular: P + eps I, (B, n, n).
         scales: the units.
         room: for the matrices of an iteration.
     """
@@ -100,7 +99,6 @@ class Scaled:
     q: Tensor
     A: Tensor
     b: Tensor
-    regular: Tensor
     scales: Scales
     room: Room = field(default_factory=Room)
 
@@ -117,12 +115,12 @@ class Scaled:
             A = _between(scales.E, program.A, scales.D)
         D, E, sigma, zeta = scales.D, scales.E, scales.sigma, scales.zeta
         q, b = program.q * (D / zeta), program.b * (E / sigma)
-        return cls(program.structure.cones, P, q, A, b, _regularized(P), scales)
+        return cls(program.structure.cones, P, q, A, b, scales)
 
     def select(self, indices: Tensor) -> "Scaled":
         """The elements at these indices."""
-        P, q, A, b, regular = (part[indices] for part in (self.P, self.q, self.A, self.b, self.regular))
-        return Scaled(self.cones, P, q, A, b, regular, self.scales.select(indices), self.room)
+        P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
+        return Scaled(self.cones, P, q, A, b, self.scales.select(indices), self.room)
 
     def keep(self, indices: Tensor) -> "Scaled":
         """The elements at these indices in ascending order; without a copy where that is all of them."""
@@ -132,7 +130,7 @@ class Scaled:
         """In another precision."""
         scales = Scales(*(getattr(self.scales, unit.name).to(dtype) for unit in fields(Scales)))
         P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, _regularized(P), scales)
+        return Scaled(self.cones, P, q, A, b, scales)
 
 
 def largest(v: Tensor) -> Tensor:
@@ -169,13 +167,6 @@ def _times_rows(matrix: Tensor, factor: Tensor, in_place: bool) -> Tensor:
     if matrix.device.type == "cpu" and bool((factor == 1).all()):
         return matrix
     return matrix.mul_(factor.unsqueeze(-1)) if in_place else matrix * factor.unsqueeze(-1)
-
-
-def _regularized(P: Tensor) -> Tensor:
-    """P + eps I."""
-    regular = P.clone()
-    regular.diagonal(dim1=-2, dim2=-1).add_(REGULARIZATION[P.dtype])
-    return regular
 
 
 def _between(left: Tensor, matrix: Tensor, right: Tensor, in_place: bool = False) -> Tensor:
