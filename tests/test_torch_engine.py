@@ -231,9 +231,11 @@ def test_active_sets_that_settle_need_no_iteration(monkeypatch):
     solution = cl.solve_qp(P, q, G, h, solver="torch")
     assert bool(solution.solved.all())
     assert int(solution.iterations.max()) <= 8
-    assert float(solution.primal_residual.max()) <= 1e-12 and float(solution.dual_residual.max()) <= 1e-12
+    assert float(solution.primal_residual.max()) <= 1e-12
+    assert float(solution.dual_residual.max()) <= 1e-12
     active = solution.z > solution.s
-    assert bool(active.any(-1).all()) and not bool(active.all(-1).any())
+    assert bool(active.any(-1).all())
+    assert not bool(active.all(-1).any())
     assert relative(solution.x, cl.solve_qp(P, q, G, h, solver="native").x) <= 1e-9
 
 
@@ -244,9 +246,11 @@ def test_active_sets_that_do_not_settle_are_left_to_iterations(monkeypatch, dtyp
     calls = watch(monkeypatch, "settle")
     solution = cl.solve_qp(*numbers, solver=Torch(dtype=dtype))
     settled = calls[0][1].code == READY
-    assert bool(settled.any()) and not bool(settled.all())
+    assert bool(settled.any())
+    assert not bool(settled.all())
     assert bool(solution.solved.all())
-    assert float(solution.primal_residual.max()) <= 1e-8 and float(solution.dual_residual.max()) <= 1e-8
+    assert float(solution.primal_residual.max()) <= 1e-8
+    assert float(solution.dual_residual.max()) <= 1e-8
     assert relative(solution.x, cl.solve_qp(*numbers, solver="native").x) <= 1e-8
     for i in (int(settled.nonzero()[0]), int((~settled).nonzero()[0])):
         alone = cl.solve_qp(*(part[i : i + 1] for part in numbers), solver=Torch(dtype=dtype))
@@ -273,9 +277,8 @@ def test_active_sets_with_equalities_degenerate_rows_and_no_quadratic_term(monke
 
 def test_active_sets_keep_the_iteration_limit():
     numbers = quadratic_programs(30, 30, batch=8, seed=41)
-    solution = cl.solve_qp(*numbers, solver=Torch(max_iterations=4), on_failure="nan")
-    # One more is the last, which refines what four have found.
-    assert int(solution.iterations.max()) <= 5
+    solution = cl.solve_qp(*numbers, solver=Torch(max_iterations=8), on_failure="nan")
+    assert int(solution.iterations.max()) <= 8
     assert set(solution.status.tolist()) == {int(Status.SOLVED), int(Status.MAX_ITERATIONS)}
 
 

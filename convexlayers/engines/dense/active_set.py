@@ -21,7 +21,7 @@ from torch import Tensor
 
 from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed
-from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, Limits, State
+from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, State
 from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled
 
 MOST_STEPS = 12
@@ -89,12 +89,12 @@ class Sets:
         )
 
 
-def settle(numbers: Scaled, first: State, guess: Point, limits: Limits) -> State:
-    """Step from a guess of the solution until every element's set has settled or is given up."""
+def settle(numbers: Scaled, first: State, guess: Point, most: int) -> State:
+    """Step from a guess of the solution, no more than `most` times, until every set has settled or is given up."""
     on_cpu = numbers.P.device.type == "cpu"
     sets = Sets.first(numbers, guess)
     at, work, part = torch.arange(len(sets.x), device=sets.x.device), sets, numbers
-    for step in range(min(MOST_STEPS, limits.max_iterations)):
+    for step in range(min(MOST_STEPS, most)):
         if on_cpu or step % ITERATIONS_PER_LOOK == 0:
             count = int(work.going.sum())
             if count == 0:

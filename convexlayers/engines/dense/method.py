@@ -10,7 +10,7 @@ from convexlayers.engines.dense.active_set import settle
 from convexlayers.engines.dense.embedding import first_guess
 from convexlayers.engines.dense.interior import READY, RUNNING, Limits, State, iterate
 from convexlayers.engines.dense.matrices import DenseProgram
-from convexlayers.engines.dense.newton import polish
+from convexlayers.engines.dense.newton import STEPS, polish
 from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.room import Room
 from convexlayers.engines.dense.units import Point, Scaled, Scales
@@ -86,7 +86,8 @@ def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> St
     first = State.first(cones, guess)
     if not (cones.is_linear and cones.degree):
         return first.to(numbers.P.dtype)
-    tried = settle(short, first, guess, limits).to(numbers.P.dtype)
+    # The steps of polishing count for the limit.
+    tried = settle(short, first, guess, limits.max_iterations - STEPS).to(numbers.P.dtype)
     tried = polish(numbers, tried, limits)
     return first.to(numbers.P.dtype).where(tried.code == int(Status.SOLVED), tried)
 

@@ -24,13 +24,19 @@ REFINEMENT_STEPS = 4
 ENOUGH = 2.0**-42
 # What polishing has to reach, relative, or what counts as reached after all its steps.
 POLISHED, NEARLY = 1e-12, 1e-3
+# Relative residuals of a step's linear system and of the point, one of which has to be reached from a point that is not
+# known to be near: nearly dependent rows leave small residuals far from the solution.
+SOUND, ROUNDED = 1e-9, 1e-13
 # A first try; the last one, of an element that is already within the tolerance, gets more.
 STEPS, LAST_STEPS = 3, 6
 
 
 @dataclass(frozen=True, eq=False)
 class _Walk:
-    """Points (x, v) of a batch, what they leave of the equations' rows, and the best that each has seen."""
+    """Points (x, v) of a batch, what they leave of the equations' rows, and the best that each has seen.
+
+    sound: whether the linear system that led to the best one was solved.
+    """
 
     x: Tensor
     v: Tensor
@@ -39,6 +45,7 @@ class _Walk:
     best_x: Tensor
     best_v: Tensor
     residual: Tensor
+    sound: Tensor
     steps: Tensor
 
     def select(self, indices: Tensor) -> "_Walk":
@@ -59,6 +66,7 @@ def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) ->
     s = numbers.cones.project(walk.best_v)
     good = walk.residual <= min(POLISHED, limits.tolerance)
     good = good | (walk.residual <= torch.clamp(0.1 * kept.residual, max=NEARLY * limits.tolerance))
+    good = good & (walk.sound | kept.residual.isfinite())
     # What is within the tolerance stays the answer where nothing better was found.
     within = kept.residual <= limits.tolerance
     better = good | (within & (walk.residual < kept.residual))
@@ -97,7 +105,8 @@ def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
     infinite = torch.full_like(kept.residual, float("inf"))
     start = kept.s - kept.z
     found = _measured(numbers, kept.x, start)
-    walk = _Walk(kept.x, start, found.rx, found.rz, kept.x, start, infinite, torch.zeros_like(kept.iterations))
+    count = torch.zeros_like(kept.iterations)
+    walk = _Walk(kept.x, start, found.rx, found.rz, kept.x, start, infinite, count > 0, count)
     allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, steps)
     at = torch.arange(len(start), device=start.device)
     for _ in range(LAST_STEPS):
@@ -138,6 +147,7 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
         best_x=torch.where(rows, x, walk.best_x),
         best_v=torch.where(rows, v, walk.best_v),
         residual=torch.where(better, residual, walk.residual),
+        sound=torch.where(better, (found.residual.squeeze(-1) <= SOUND) | (residual <= ROUNDED), walk.sound),
         steps=walk.steps + 1,
     )
 
