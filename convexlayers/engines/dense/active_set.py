@@ -10,8 +10,8 @@ the others: the primal-dual active-set method (Hintermueller, Ito, Kunisch, "The
 semismooth Newton method", 2002), Newton's method on the conditions in (x, s - z), as newton.py has them. From a good
 guess it is there after a few steps, each with the matrix of an interior-point step and a third of its right-hand sides;
 from another one it may go in circles. So an element goes on only while fewer rows change than in one of the two steps
-before. Those whose sets have settled are for newton.py, which refines and checks their points, the others for the
-interior-point method.
+before, and not from a point that is far from the guess, where P is too small beside A for this method. Those whose sets
+have settled are for newton.py, which refines and checks their points, the others for the interior-point method.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -22,11 +22,13 @@ from torch import Tensor
 from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, State
-from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled
+from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled, largest
 
 MOST_STEPS = 12
 # Where no more rows than these still change, newton.py is to decide.
 FEW = 2
+# A point this many times as large as the guess is far from it.
+FAR = 8.0
 # A row is on the wrong side by more than this, so many times the eps that its equation is solved up to.
 MARGIN = 10.0
 
@@ -38,6 +40,7 @@ class Sets:
     Attributes:
         active: (B, m).
         x: (B, n). v: s - z, (B, m).
+        size: largest entry of the first v, (B,).
         changed, before: rows that the last step changed, and the one before it, (B,).
         steps: taken, (B,).
         going: whether there will be another one, (B,).
@@ -46,6 +49,7 @@ class Sets:
     active: Tensor
     x: Tensor
     v: Tensor
+    size: Tensor
     changed: Tensor
     before: Tensor
     steps: Tensor
@@ -59,7 +63,7 @@ class Sets:
         count = torch.zeros_like(v[:, :0].sum(-1), dtype=torch.int64)
         everything = count + v.shape[-1] + 1
         quadratic = (numbers.P.diagonal(dim1=-2, dim2=-1) > 0).any(-1)
-        return cls((v < 0) | _equalities(numbers), x, v, everything, everything, count, quadratic)
+        return cls((v < 0) | _equalities(numbers), x, v, largest(v), everything, everything, count, quadratic)
 
     def select(self, indices: Tensor) -> "Sets":
         """The elements at these indices."""
@@ -114,11 +118,11 @@ def _step(numbers: Scaled, sets: Sets) -> Sets:
     v = torch.where(sets.active, -system.to_rows(w).squeeze(-1), numbers.b - Ax.squeeze(-1))
     margin = MARGIN * REGULARIZATION[v.dtype]
     active = (v < torch.where(sets.active, margin, -margin)) | _equalities(numbers)
-    # A point that is not finite has changed everything.
-    finite = x.squeeze(-1).isfinite().all(-1) & v.isfinite().all(-1)
-    changed = torch.where(finite, (active != sets.active).sum(-1), v.shape[-1] + 1)
+    # A point that is lost has changed everything; written so that NaN is not near.
+    near = x.squeeze(-1).isfinite().all(-1) & (largest(v) <= FAR * sets.size)
+    changed = torch.where(near, (active != sets.active).sum(-1), v.shape[-1] + 1)
     going = (changed > 0) & (changed < torch.maximum(sets.changed, sets.before))
-    return Sets(active, x.squeeze(-1), v, changed, sets.changed, sets.steps + 1, going)
+    return Sets(active, x.squeeze(-1), v, sets.size, changed, sets.changed, sets.steps + 1, going)
 
 
 def _equalities(numbers: Scaled) -> Tensor:
