@@ -13,7 +13,7 @@ from convexlayers.derivatives import Cotangents
 from convexlayers.engines import Native, Torch, make_engine, rescue, select
 from convexlayers.engines.dense import method
 from convexlayers.engines.dense.condensed import Condensed
-from convexlayers.engines.dense.interior import READY
+from convexlayers.engines.dense.interior import READY, RUNNING
 from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.units import Scaled, Scales
 from convexlayers.engines.torch_dense import TorchState, bytes_per_element
@@ -206,7 +206,7 @@ def test_no_rows_and_equalities_alone():
 
 
 def quadratic_programs(n, m, batch=32, seed=40):
-    """Dense, strictly convex, with inequalities; with many of those a search for the active set may go in circles."""
+    """Dense, strictly convex, with inequalities."""
     sampler = Sampler.seeded((batch,), seed)
     root, q, G = sampler.normal(n, n), sampler.normal(n), sampler.normal(m, n)
     return root @ root.mT / n + 0.05 * torch.eye(n, dtype=torch.float64), 3 * q, G, sampler.positive(m)
@@ -225,11 +225,12 @@ def watch(monkeypatch, name):
 
 
 def test_active_sets_that_settle_need_no_iteration(monkeypatch):
-    """With as many rows as variables the sets settle: a handful of factorizations, and the solution is exact."""
+    """A handful of factorizations, and the solution is exact."""
     P, q, G, h = quadratic_programs(30, 30, batch=8, seed=41)
-    monkeypatch.setattr(method, "iterate", lambda numbers, cones, state, limits: state)
+    iterations = watch(monkeypatch, "iterate")
     solution = cl.solve_qp(P, q, G, h, solver="torch")
     assert bool(solution.solved.all())
+    assert all(bool((args[2].code != RUNNING).all()) for args, _ in iterations)
     assert int(solution.iterations.max()) <= 8
     assert float(solution.primal_residual.max()) <= 1e-12
     assert float(solution.dual_residual.max()) <= 1e-12
@@ -242,7 +243,7 @@ def test_active_sets_that_settle_need_no_iteration(monkeypatch):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_active_sets_that_do_not_settle_are_left_to_iterations(monkeypatch, dtype):
     """Beside others that do, and every element is the same alone."""
-    numbers = quadratic_programs(20, 40)
+    numbers = quadratic_programs(10, 11, seed=43)
     calls = watch(monkeypatch, "settle")
     solution = cl.solve_qp(*numbers, solver=Torch(dtype=dtype))
     settled = calls[0][1].code == READY
@@ -259,20 +260,29 @@ def test_active_sets_that_do_not_settle_are_left_to_iterations(monkeypatch, dtyp
 
 def test_active_sets_with_equalities_degenerate_rows_and_no_quadratic_term(monkeypatch):
     """Repeated rows, a row that holds with equality and a zero multiplier, P = 0 in one element."""
-    P = torch.eye(3, dtype=torch.float64).repeat(3, 1, 1)
+    P = torch.eye(5, dtype=torch.float64).repeat(3, 1, 1)
     P[2] = 0
-    q = torch.tensor([[-1.0, 0.0, 0.0], [-3.0, 0.5, 0.0], [-1.0, -2.0, 1.0]], dtype=torch.float64)
-    G = torch.tensor([[1.0, 0, 0], [1, 0, 0], [0, 1, 0], [0, -1, 0], [0, 0, -1], [0, 0, 1]], dtype=torch.float64)
-    h = torch.tensor([1.0, 1, 1, 1, 1, 1], dtype=torch.float64)
-    A, b = torch.tensor([[0.0, 1, 1]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    q = torch.zeros(3, 5, dtype=torch.float64)
+    # The first one has x0 = 1 without a bound.
+    q[0, 0], q[1, 0], q[1, 1] = -1.0, -3.0, 0.5
+    q[2] = torch.tensor([-1.0, -2, 1, 0, 0])
+    G, h = torch.eye(5, dtype=torch.float64)[[0, 0, 1, 3]], torch.ones(4, dtype=torch.float64)
+    A, b = torch.tensor([[0.0, 1, 1, 0, 0]], dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
     calls = watch(monkeypatch, "settle")
     solution = cl.solve_qp(P, q, G, h, A, b, solver="torch")
-    settled = calls[0][1].code == READY
-    # x0 = 1 without a bound, in the first element.
-    assert settled.tolist() == [True, True, False]
-    expected = torch.tensor([[1.0, 0, 0], [1, -0.25, 0.25], [1, 1, -1]], dtype=torch.float64)
-    assert torch.allclose(solution.x, expected, rtol=0, atol=1e-9)
+    assert (calls[0][1].code == READY).tolist() == [True, True, False]
     assert bool(solution.solved.all())
+    expected = torch.tensor([[1.0, 0, 0, 0, 0], [1, -0.25, 0.25, 0, 0]], dtype=torch.float64)
+    assert torch.allclose(solution.x[:2], expected, rtol=0, atol=1e-9)
+    assert torch.allclose(solution.x[2, :3], torch.tensor([1.0, 1, -1], dtype=torch.float64), rtol=0, atol=1e-7)
+
+
+def test_active_sets_are_not_tried_with_many_rows_or_curved_cones(monkeypatch):
+    calls = watch(monkeypatch, "settle")
+    assert bool(cl.solve_qp(*quadratic_programs(6, 12), solver="torch").solved.all())
+    problem = random_program(Cones(second_order=(4,)), seed=44)
+    assert bool(Torch().setup(problem.program).solve(problem.theta).all_solved)
+    assert calls == []
 
 
 def test_active_sets_keep_the_iteration_limit():
@@ -360,6 +370,33 @@ def test_forward_mode_and_gradcheck():
         return cl.solve_qp(torch.eye(3, dtype=torch.float64), q, G, h, solver="torch").x
 
     assert torch.autograd.gradcheck(solve, (q, G, h), eps=1e-6, atol=1e-6, check_forward_ad=True)
+
+
+def test_the_last_factorization_serves_the_derivative(monkeypatch):
+    """Bitwise what a new one does, and only where the active sets are those of the solution."""
+    P, q, G, h = quadratic_programs(30, 30, batch=8, seed=41)
+    numbers = [part.requires_grad_() for part in (P, q, G, h)]
+    weights = Sampler.seeded((8,), 42).normal(30)
+    factored, original = [], Condensed.factor.__func__
+
+    def factor(cls, *args):
+        factored.append(args)
+        return original(cls, *args)
+
+    def gradients():
+        x = cl.solve_qp(*numbers, solver="torch").x
+        monkeypatch.setattr(Condensed, "factor", classmethod(factor))
+        grads = torch.autograd.grad((x * weights).sum(), numbers)
+        monkeypatch.undo()
+        return grads
+
+    reused = gradients()
+    assert factored == []
+    begin = method._begin
+    monkeypatch.setattr(method, "_begin", lambda *args: (begin(*args)[0], None))
+    anew = gradients()
+    assert len(factored) == 1
+    assert all(torch.equal(a, b) for a, b in zip(reused, anew, strict=True))
 
 
 def test_singular_systems_are_left_to_exact():

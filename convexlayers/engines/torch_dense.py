@@ -14,6 +14,7 @@ from torch import Tensor
 from convexlayers.derivatives import Cotangents, Exact, Tangents
 from convexlayers.derivatives.implicit import join_reports
 from convexlayers.engines.base import Engine, Plan, SolvedElements
+from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.derivative import Differentiated
 from convexlayers.engines.dense.interior import Limits
 from convexlayers.engines.dense.matrices import DenseProgram
@@ -46,11 +47,13 @@ class TorchState:
         scaling: the units of size one.
         scales: those of the equilibrated matrices.
         numbers: in both, where the batch was one chunk; what does not fit at once is not kept.
+        system: factored, where the solve ended with one of the whole batch.
     """
 
     scaling: Scaling
     scales: Scales
     numbers: Scaled | None = None
+    system: Condensed | None = None
 
     def select(self, indices: Tensor) -> "TorchState":
         """Of the elements at these indices."""
@@ -79,7 +82,7 @@ class TorchPlan(Plan):
         solution = Solution(
             program=program, x=x, s=s, z=z, status=found.code, iterations=found.iterations,
             objective=scaling.omega.squeeze(-1) * objective, residuals=residuals,
-            engine_state=TorchState(scaling, found.scales, found.numbers),
+            engine_state=TorchState(scaling, found.scales, found.numbers, found.system),
         )  # fmt: skip
         return solution if solution.all_solved else rescue(self.engine, self.program, theta, solution)
 
@@ -130,7 +133,7 @@ class TorchPlan(Plan):
         everything = torch.arange(elements.program.batch, device=elements.x.device)
         if states is not None and states.numbers is not None:
             program, *point = elements.point
-            yield everything, Differentiated.at(program, (point[0], point[1], point[2]), states.numbers)
+            yield everything, Differentiated.at(program, (point[0], point[1], point[2]), states.numbers, states.system)
             return
         for i in everything.split(self.chunk_size(elements.x.device)):
             program, x, s, z = _point(elements, i)

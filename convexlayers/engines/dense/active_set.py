@@ -9,9 +9,10 @@ which is the solution if z_a >= 0 and s >= 0. If it is not, the next set is {z >
 the others: the primal-dual active-set method (Hintermueller, Ito, Kunisch, "The primal-dual active set strategy as a
 semismooth Newton method", 2002), Newton's method on the conditions in (x, s - z), as newton.py has them. From a good
 guess it is there after a few steps, each with the matrix of an interior-point step and a third of its right-hand sides;
-from another one it may go in circles. So an element goes on only while fewer rows change than in one of the two steps
-before, and not from a point that is far from the guess, where P is too small beside A for this method. Those whose sets
-have settled are for newton.py, which refines and checks their points, the others for the interior-point method.
+from another one it may go in circles, and will more often than not where many more rows than variables compete. So it
+is tried where nearly all rows can be active at once, and an element goes on only while fewer rows change than in one of
+the two steps before. Those whose sets have settled are for newton.py, which refines and checks their points, the others
+for the interior-point method.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -22,13 +23,17 @@ from torch import Tensor
 from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, State
+from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled, largest
 
 MOST_STEPS = 12
+# Rows, of equalities and inequalities, in a variable. With as many rows as variables a solve takes half its time or
+# less, with one and a half times as many nothing is gained, with twice as many up to a quarter is lost.
+MOST_ROWS = 1.1
 # Where no more rows than these still change, newton.py is to decide.
 FEW = 2
-# A point this many times as large as the guess is far from it.
-FAR = 8.0
+# A point this many times as large as the guess is one of more active rows than can hold.
+FAR = 1e4
 # A row is on the wrong side by more than this, so many times the eps that its equation is solved up to.
 MARGIN = 10.0
 
@@ -91,6 +96,12 @@ class Sets:
             code=torch.where(settled, READY, RUNNING),
             iterations=self.steps,
         )
+
+
+def is_promising(numbers: Scaled, cones: Product) -> bool:
+    """Whether programs of this form are worth the try."""
+    m, n = numbers.A.shape[-2:]
+    return cones.is_linear and cones.degree > 0 and m <= MOST_ROWS * n
 
 
 def settle(numbers: Scaled, first: State, guess: Point, most: int) -> State:

@@ -49,13 +49,18 @@ class Differentiated:
     system: Condensed
 
     @classmethod
-    def at(cls, program: ConeProgram, point: Point, numbers: Scaled) -> "Differentiated":
-        """At solutions, given the numbers in their own units too."""
+    def at(cls, program: ConeProgram, point: Point, numbers: Scaled, last: Condensed | None = None) -> "Differentiated":
+        """At solutions, given the numbers in their own units too.
+
+        last: the system that the solve ended with. It is this one where its step did not change an active set.
+        """
         # Several threads may differentiate at the same solution: each has a room of its own.
         numbers, scales = replace(numbers, room=Room()), numbers.scales
         x, s, z = point
         scaled_s, scaled_z = scales.scale_rows(s, z)
         spectrum = program.structure.cones.spectrum(scaled_s - scaled_z)
+        if last is not None and torch.equal(last.spectrum.mu, spectrum.mu):
+            return cls(program, x, s, z, numbers, last)
         return cls(program, x, s, z, numbers, Condensed.factor(numbers, spectrum))
 
     def adjoint(self, cotangents: Cotangents) -> tuple[Tensor, DerivativeReport, Tensor]:

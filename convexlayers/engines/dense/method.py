@@ -6,7 +6,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from convexlayers.engines.dense.active_set import settle
+from convexlayers.engines.dense.active_set import is_promising, settle
+from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.embedding import first_guess
 from convexlayers.engines.dense.interior import READY, RUNNING, Limits, State, iterate
 from convexlayers.engines.dense.matrices import DenseProgram
@@ -31,6 +32,7 @@ class Found:
         iterations: (B,).
         scales: the units that were used.
         numbers: in these units; None for those of several batches.
+        system: of the last step, if that was one of the whole batch.
     """
 
     x: Tensor
@@ -40,6 +42,7 @@ class Found:
     iterations: Tensor
     scales: Scales
     numbers: Scaled | None = None
+    system: Condensed | None = None
 
     @classmethod
     def nothing(cls, program: ConeProgram) -> "Found":
@@ -72,31 +75,36 @@ def solve(program: DenseProgram, limits: Limits, dtype: torch.dtype = torch.floa
     """Solve programs whose numbers are finite and of size one (scaling.py); see `Torch` for dtype."""
     numbers, cones = Scaled.of(program), Product(program.structure.cones)
     short = numbers if dtype == torch.float64 else numbers.to(dtype)
-    state = _begin(numbers, short, cones, limits)
-    run = _run if short is numbers else partial(_run_rough, short=short)
-    state = run(numbers, cones, state, limits)
+    state, system = _begin(numbers, short, cones, limits)
+    if system is None:
+        run = _run if short is numbers else partial(_run_rough, short=short)
+        state = run(numbers, cones, state, limits)
     x, s, z = numbers.scales.restore_point(*(part / state.tau.unsqueeze(-1) for part in (state.x, state.s, state.z)))
     # The next to use the numbers makes room for itself: what an iteration writes is not kept with them.
-    return Found(x, s, z, state.code, state.iterations, numbers.scales, replace(numbers, room=Room()))
+    return Found(x, s, z, state.code, state.iterations, numbers.scales, replace(numbers, room=Room()), system)
 
 
-def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> State:
-    """Elements that their active set solves, the others at the first point; short: numbers to search with."""
+def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> tuple[State, Condensed | None]:
+    """Elements that their active sets solve, the others at the first point; the last system if that solves them all.
+
+    short: numbers to search with.
+    """
     guess = first_guess(short, cones)
     first = State.first(cones, guess)
-    if not (cones.is_linear and cones.degree):
-        return first.to(numbers.P.dtype)
+    if not is_promising(numbers, cones):
+        return first.to(numbers.P.dtype), None
     # The steps of polishing count for the limit.
     tried = settle(short, first, guess, limits.max_iterations - STEPS).to(numbers.P.dtype)
-    tried = polish(numbers, tried, limits)
-    return first.to(numbers.P.dtype).where(tried.code == int(Status.SOLVED), tried)
+    tried, system = polish(numbers, tried, limits)
+    solved = tried.code == int(Status.SOLVED)
+    return first.to(numbers.P.dtype).where(solved, tried), system if bool(solved.all()) else None
 
 
 def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:
     """Until every element has a status; each round of polishing that fails asks for a smaller residual."""
     while bool(((state.code == RUNNING) | (state.code == READY)).any()):
         state = iterate(numbers, cones, state, limits)
-        state = polish(numbers, state, limits)
+        state, _ = polish(numbers, state, limits)
     return state
 
 

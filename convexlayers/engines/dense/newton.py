@@ -56,13 +56,17 @@ class _Walk:
         return _Walk(*(old.index_copy(0, indices, new) for old, new in pairs))
 
 
-def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) -> State:
-    """Polish the READY elements by so many steps: they become SOLVED, or go back to RUNNING."""
+def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) -> tuple[State, Condensed | None]:
+    """Polish the READY elements by so many steps: they become SOLVED, or go back to RUNNING.
+
+    Returns:
+        The state, and the system of the last step if that was one of the whole batch.
+    """
     at = (state.code == READY).nonzero().squeeze(-1)
     if len(at) == 0:
-        return state
+        return state, None
     part, kept = numbers.keep(at), _normalized(state.select(at))
-    walk = _walk(part, kept, limits, steps)
+    walk, system = _walk(part, kept, limits, steps)
     s = numbers.cones.project(walk.best_v)
     good = walk.residual <= min(POLISHED, limits.tolerance)
     good = good | (walk.residual <= torch.clamp(0.1 * kept.residual, max=NEARLY * limits.tolerance))
@@ -84,7 +88,7 @@ def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) ->
         polish_at=torch.minimum(kept.polish_at, kept.residual) * POLISH_FACTOR,
         residual=torch.where(better, walk.residual, kept.residual),
     )
-    return state.put(at, done)
+    return state.put(at, done), system if len(at) == len(state.code) else None
 
 
 def _normalized(state: State) -> State:
@@ -100,17 +104,17 @@ def _normalized(state: State) -> State:
     )
 
 
-def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
-    """Newton's method from the kept iterates."""
+def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> tuple[_Walk, Condensed | None]:
+    """Newton's method from the kept iterates; and the system of the last step if that was one of them all."""
     infinite = torch.full_like(kept.residual, float("inf"))
     start = kept.s - kept.z
     found = _measured(numbers, kept.x, start)
     count = torch.zeros_like(kept.iterations)
     walk = _Walk(kept.x, start, found.rx, found.rz, kept.x, start, infinite, count > 0, count)
     allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, steps)
-    at = torch.arange(len(start), device=start.device)
+    at, system = torch.arange(len(start), device=start.device), None
     for _ in range(LAST_STEPS):
-        step = _newton_step(numbers, walk.select(at))
+        step, system = _newton_step(numbers, walk.select(at))
         walk = walk.put(at, step)
         # Finished elements stay where they are, whatever their neighbours need.
         open_ = (step.residual > min(POLISHED, limits.tolerance)) & (step.steps < allowed[at])
@@ -120,10 +124,10 @@ def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> _Walk:
             break
         if len(left) < len(at):
             at, numbers = at[left], numbers.select(left)
-    return walk
+    return walk, system if len(at) == len(start) else None
 
 
-def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
+def _newton_step(numbers: Scaled, walk: _Walk) -> tuple[_Walk, Condensed]:
     system = Condensed.factor(numbers, numbers.cones.spectrum(walk.v))
     rows = system.from_rows(-walk.rz.unsqueeze(-1))
     found = system.solve(-walk.rx.unsqueeze(-1), rows, REFINEMENT_STEPS, ENOUGH)
@@ -139,7 +143,7 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
     residual = torch.where(finite.squeeze(-1), residual, torch.full_like(residual, float("inf")))
     better = residual < walk.residual
     rows = better.unsqueeze(-1)
-    return _Walk(
+    after = _Walk(
         x=x,
         v=v,
         rx=measured.rx,
@@ -150,6 +154,7 @@ def _newton_step(numbers: Scaled, walk: _Walk) -> _Walk:
         sound=torch.where(better, (found.residual.squeeze(-1) <= SOUND) | (residual <= ROUNDED), walk.sound),
         steps=walk.steps + 1,
     )
+    return after, system
 
 
 def _measured(numbers: Scaled, x: Tensor, v: Tensor) -> Measures:
