@@ -86,7 +86,7 @@ def as_tensor(name: str, value: Value) -> Tensor:
     """A tensor of real floating-point numbers.
 
     Raises:
-        ArgumentError: the value is complex, or not numeric.
+        ArgumentError: the value is complex, not numeric, or without numbers.
     """
     if is_sparse(value):
         kind = "tensor" if isinstance(value, Tensor) else "matrix"
@@ -113,6 +113,8 @@ def as_tensor(name: str, value: Value) -> Tensor:
         raise ArgumentError(f"{name} is a sparse tensor of layout {tensor.layout}, expected a dense one.")
     if tensor.is_complex():
         raise ArgumentError(f"{name} is complex, expected real numbers.")
+    if tensor.device.type == "meta":
+        raise ArgumentError(f"{name} is on the meta device, which keeps no numbers, expected a device that does.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 

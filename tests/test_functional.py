@@ -425,8 +425,10 @@ def test_halves_of_pairs_are_refused(given, message):
         cl.solve_qp(arguments["P"], arguments["q"], **{key: arguments[key] for key in given})
 
 
-def test_complex_numbers_and_strings_are_refused():
+def test_complex_numbers_strings_and_no_numbers_are_refused():
     P, q = quadratic()
+    with pytest.raises(ArgumentError, match="q is on the meta device"):
+        cl.solve_qp(P, q.to("meta"))
     with pytest.raises(ArgumentError, match="q is complex"):
         cl.solve_qp(P, q.to(torch.complex128))
     with pytest.raises(ArgumentError, match="q is a str"):

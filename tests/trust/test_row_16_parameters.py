@@ -176,6 +176,12 @@ def test_complex_values_are_a_clear_error(solver):
             layer(value)
 
 
+def test_values_without_numbers_are_a_clear_error(solver):
+    layer = make_layer(solver, {}, (3,))
+    with pytest.raises(ArgumentError, match=r"^price is on the meta device, which keeps no numbers"):
+        layer(torch.zeros(3, device="meta"))
+
+
 def test_an_infinite_bound_is_a_bound(solver):
     layer = make_layer(solver, {"bounds": [-np.inf, 1.0]}, (3,))
     assert_same(layer(-100 * ONE)[0], -100 * ONE, 1e-5)
