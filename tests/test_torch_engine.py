@@ -2,6 +2,7 @@
 
 import math
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,9 +12,11 @@ from convexlayers.cones import Cones
 from convexlayers.cones.base import Spectrum
 from convexlayers.derivatives import Cotangents
 from convexlayers.engines import Native, Torch, make_engine, rescue, select
+from convexlayers.engines.base import select_solved
 from convexlayers.engines.dense import method
 from convexlayers.engines.dense.condensed import Condensed
-from convexlayers.engines.dense.interior import READY, RUNNING
+from convexlayers.engines.dense.derivative import Differentiated
+from convexlayers.engines.dense.interior import READY
 from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.units import Scaled, Scales
 from convexlayers.engines.torch_dense import TorchState, bytes_per_element
@@ -230,7 +233,7 @@ def test_active_sets_that_settle_need_no_iteration(monkeypatch):
     iterations = watch(monkeypatch, "iterate")
     solution = cl.solve_qp(P, q, G, h, solver="torch")
     assert bool(solution.solved.all())
-    assert all(bool((args[2].code != RUNNING).all()) for args, _ in iterations)
+    assert iterations == []
     assert int(solution.iterations.max()) <= 8
     assert float(solution.primal_residual.max()) <= 1e-12
     assert float(solution.dual_residual.max()) <= 1e-12
@@ -283,6 +286,29 @@ def test_active_sets_are_not_tried_with_many_rows_or_curved_cones(monkeypatch):
     problem = random_program(Cones(second_order=(4,)), seed=44)
     assert bool(Torch().setup(problem.program).solve(problem.theta).all_solved)
     assert calls == []
+
+
+def test_active_sets_settle_at_degenerate_solutions(monkeypatch):
+    """Every row holds with equality, every other one with a zero multiplier: rounding does not keep them going."""
+    sampler, n = Sampler.seeded((8,), 3), 20
+    root, x, G, z = sampler.normal(n, n), sampler.normal(n), sampler.normal(n, n), sampler.positive(n)
+    P, z[:, ::2] = root @ root.mT / n + 0.05 * torch.eye(n, dtype=torch.float64), 0
+    h, q = (G @ x.unsqueeze(-1)).squeeze(-1), -(P @ x.unsqueeze(-1) + G.mT @ z.unsqueeze(-1)).squeeze(-1)
+    calls = watch(monkeypatch, "settle")
+    solution = cl.solve_qp(P, q, G, h, solver="torch")
+    assert int((calls[0][1].code == READY).sum()) >= 7
+    assert relative(solution.x, x) <= 1e-11
+
+
+def test_one_row_and_no_minimum(monkeypatch):
+    """P = 0 is not tried, though no more than one row can change; what is found far from anything is not believed."""
+    P = torch.tensor([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 0.0]]], dtype=torch.float64)
+    q = torch.tensor([-1.0, 1.0], dtype=torch.float64)
+    G, h = torch.tensor([[1.0, 0.0]], dtype=torch.float64), torch.ones(1, dtype=torch.float64)
+    calls = watch(monkeypatch, "settle")
+    solution = cl.solve_qp(P, q, G, h, solver="torch", on_failure="nan")
+    assert int(calls[0][1].code[0]) != READY
+    assert solution.status.tolist() == [int(Status.DUAL_INFEASIBLE)] * 2
 
 
 def test_active_sets_keep_the_iteration_limit():
@@ -397,6 +423,22 @@ def test_the_last_factorization_serves_the_derivative(monkeypatch):
     anew = gradients()
     assert len(factored) == 1
     assert all(torch.equal(a, b) for a, b in zip(reused, anew, strict=True))
+
+
+def test_a_factorization_of_another_active_set_is_not_used():
+    problem = random_program(Cones(nonnegative=5), seed=43)
+    plan = Torch().setup(problem.program)
+    solution = plan.solve(problem.theta)
+    elements = select_solved(solution, torch.arange(solution.program.batch))
+    at = next(iter(plan._differentiated(elements)))[1]
+    mu = at.system.spectrum.mu.clone()
+    mu[0, 0] = 1 - mu[0, 0]
+    other = replace(at.system, spectrum=replace(at.system.spectrum, mu=mu))
+    point = at.x, at.s, at.z
+    assert Differentiated.at(at.program, point, at.numbers, at.system).system is at.system
+    anew = Differentiated.at(at.program, point, at.numbers, other).system
+    assert torch.equal(anew.cholesky, at.system.cholesky)
+    assert torch.equal(anew.spectrum.mu, at.system.spectrum.mu)
 
 
 def test_singular_systems_are_left_to_exact():

@@ -47,7 +47,7 @@ class TorchState:
         scaling: the units of size one.
         scales: those of the equilibrated matrices.
         numbers: in both, where the batch was one chunk; what does not fit at once is not kept.
-        system: factored, where the solve ended with one of the whole batch.
+        system: factored, where active sets solved the whole batch, as one chunk.
     """
 
     scaling: Scaling

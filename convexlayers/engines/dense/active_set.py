@@ -24,16 +24,14 @@ from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed
 from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, State
 from convexlayers.engines.dense.product import Product
-from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled, largest
+from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled
 
 MOST_STEPS = 12
-# Rows, of equalities and inequalities, in a variable. With as many rows as variables a solve takes half its time or
+# Rows of equalities and inequalities per variable. With as many rows as variables a solve takes half its time or
 # less, with one and a half times as many nothing is gained, with twice as many up to a quarter is lost.
 MOST_ROWS = 1.1
 # Where no more rows than these still change, newton.py is to decide.
 FEW = 2
-# A point this many times as large as the guess is one of more active rows than can hold.
-FAR = 1e4
 # A row is on the wrong side by more than this, so many times the eps that its equation is solved up to.
 MARGIN = 10.0
 
@@ -45,7 +43,6 @@ class Sets:
     Attributes:
         active: (B, m).
         x: (B, n). v: s - z, (B, m).
-        size: largest entry of the first v, (B,).
         changed, before: rows that the last step changed, and the one before it, (B,).
         steps: taken, (B,).
         going: whether there will be another one, (B,).
@@ -54,7 +51,6 @@ class Sets:
     active: Tensor
     x: Tensor
     v: Tensor
-    size: Tensor
     changed: Tensor
     before: Tensor
     steps: Tensor
@@ -66,9 +62,9 @@ class Sets:
         x, s, z = guess
         v = s - z
         count = torch.zeros_like(v[:, :0].sum(-1), dtype=torch.int64)
-        everything = count + v.shape[-1] + 1
+        everything = count + _everything(v)
         quadratic = (numbers.P.diagonal(dim1=-2, dim2=-1) > 0).any(-1)
-        return cls((v < 0) | _equalities(numbers), x, v, largest(v), everything, everything, count, quadratic)
+        return cls((v < 0) | _equalities(numbers), x, v, everything, everything, count, quadratic)
 
     def select(self, indices: Tensor) -> "Sets":
         """The elements at these indices."""
@@ -129,11 +125,16 @@ def _step(numbers: Scaled, sets: Sets) -> Sets:
     v = torch.where(sets.active, -system.to_rows(w).squeeze(-1), numbers.b - Ax.squeeze(-1))
     margin = MARGIN * REGULARIZATION[v.dtype]
     active = (v < torch.where(sets.active, margin, -margin)) | _equalities(numbers)
-    # A point that is lost has changed everything; written so that NaN is not near.
-    near = x.squeeze(-1).isfinite().all(-1) & (largest(v) <= FAR * sets.size)
-    changed = torch.where(near, (active != sets.active).sum(-1), v.shape[-1] + 1)
+    # A point that is not finite has changed everything.
+    finite = x.squeeze(-1).isfinite().all(-1) & v.isfinite().all(-1)
+    changed = torch.where(finite, (active != sets.active).sum(-1), _everything(v))
     going = (changed > 0) & (changed < torch.maximum(sets.changed, sets.before))
-    return Sets(active, x.squeeze(-1), v, sets.size, changed, sets.changed, sets.steps + 1, going)
+    return Sets(active, x.squeeze(-1), v, changed, sets.changed, sets.steps + 1, going)
+
+
+def _everything(v: Tensor) -> int:
+    """What stands for changes in all rows: more than there can be, and never few."""
+    return v.shape[-1] + FEW + 1
 
 
 def _equalities(numbers: Scaled) -> Tensor:

@@ -32,7 +32,7 @@ class Found:
         iterations: (B,).
         scales: the units that were used.
         numbers: in these units; None for those of several batches.
-        system: of the last step, if that was one of the whole batch.
+        system: of the last step, where active sets solved the whole batch.
     """
 
     x: Tensor
@@ -93,9 +93,9 @@ def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> tu
     first = State.first(cones, guess)
     if not is_promising(numbers, cones):
         return first.to(numbers.P.dtype), None
-    # The steps of polishing count for the limit.
+    # With room for the steps of polishing. Those who begin anew after it have the whole limit.
     tried = settle(short, first, guess, limits.max_iterations - STEPS).to(numbers.P.dtype)
-    tried, system = polish(numbers, tried, limits)
+    tried, system = polish(numbers, tried, limits, is_near=False)
     solved = tried.code == int(Status.SOLVED)
     return first.to(numbers.P.dtype).where(solved, tried), system if bool(solved.all()) else None
 

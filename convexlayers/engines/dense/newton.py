@@ -24,8 +24,8 @@ REFINEMENT_STEPS = 4
 ENOUGH = 2.0**-42
 # What polishing has to reach, relative, or what counts as reached after all its steps.
 POLISHED, NEARLY = 1e-12, 1e-3
-# Relative residuals of a step's linear system and of the point, one of which has to be reached from a point that is not
-# known to be near: nearly dependent rows leave small residuals far from the solution.
+# Relative residuals of a step's linear system and of the point, one of which has to be reached from a point of which
+# nothing is known: nearly dependent rows leave small residuals far from the solution.
 SOUND, ROUNDED = 1e-9, 1e-13
 # A first try; the last one, of an element that is already within the tolerance, gets more.
 STEPS, LAST_STEPS = 3, 6
@@ -56,8 +56,12 @@ class _Walk:
         return _Walk(*(old.index_copy(0, indices, new) for old, new in pairs))
 
 
-def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) -> tuple[State, Condensed | None]:
+def polish(
+    numbers: Scaled, state: State, limits: Limits, steps: int = STEPS, is_near: bool = True
+) -> tuple[State, Condensed | None]:
     """Polish the READY elements by so many steps: they become SOLVED, or go back to RUNNING.
+
+    is_near: whether iterations led to where they are.
 
     Returns:
         The state, and the system of the last step if that was one of the whole batch.
@@ -70,7 +74,7 @@ def polish(numbers: Scaled, state: State, limits: Limits, steps: int = STEPS) ->
     s = numbers.cones.project(walk.best_v)
     good = walk.residual <= min(POLISHED, limits.tolerance)
     good = good | (walk.residual <= torch.clamp(0.1 * kept.residual, max=NEARLY * limits.tolerance))
-    good = good & (walk.sound | kept.residual.isfinite())
+    good = good if is_near else good & walk.sound
     # What is within the tolerance stays the answer where nothing better was found.
     within = kept.residual <= limits.tolerance
     better = good | (within & (walk.residual < kept.residual))
