@@ -15,13 +15,14 @@ the two steps before. Those whose sets have settled are for newton.py, which ref
 for the interior-point method.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from convexlayers.cones.base import IdentityBasis, Spectrum
 from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.elements import Elements
 from convexlayers.engines.dense.interior import FINISHED_SHARE, ITERATIONS_PER_LOOK, READY, RUNNING, State
 from convexlayers.engines.dense.product import Product
 from convexlayers.engines.dense.units import REGULARIZATION, Point, Scaled
@@ -37,7 +38,7 @@ MARGIN = 10.0
 
 
 @dataclass(frozen=True, eq=False)
-class Sets:
+class Sets(Elements):
     """Active sets of a batch.
 
     Attributes:
@@ -65,20 +66,6 @@ class Sets:
         everything = count + _everything(v)
         quadratic = (numbers.P.diagonal(dim1=-2, dim2=-1) > 0).any(-1)
         return cls((v < 0) | _equalities(numbers), x, v, everything, everything, count, quadratic)
-
-    def select(self, indices: Tensor) -> "Sets":
-        """The elements at these indices."""
-        return Sets(*(getattr(self, field.name)[indices] for field in fields(self)))
-
-    def put(self, indices: Tensor, other: "Sets") -> "Sets":
-        """These with others in the place of some."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return Sets(*(old.index_copy(0, indices, new) for old, new in pairs))
-
-    def where(self, mask: Tensor, other: "Sets") -> "Sets":
-        """The other's rows where the mask holds."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return Sets(*(torch.where(mask if old.ndim == 1 else mask.unsqueeze(-1), new, old) for old, new in pairs))
 
     def state(self, first: State) -> State:
         """Elements whose sets have settled are READY at their points, the others RUNNING."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import Tensor
 
+from convexlayers.engines.dense.elements import Elements
 from convexlayers.engines.dense.embedding import Embedding
 from convexlayers.engines.dense.measures import Measures, Products, measure
 from convexlayers.engines.dense.product import Product
@@ -36,7 +37,7 @@ FINISHED_SHARE = 0.25
 
 
 @dataclass(frozen=True, eq=False)
-class State:
+class State(Elements):
     """Iterates of a batch and their history, one row per element.
 
     Attributes:
@@ -99,28 +100,10 @@ class State:
         """Mask of the elements on the way."""
         return self.code == RUNNING
 
-    def select(self, indices: Tensor) -> "State":
-        """The elements at these indices."""
-        return State(*(getattr(self, field.name)[indices] for field in fields(self)))
-
     def to(self, dtype: torch.dtype) -> "State":
         """In another precision."""
         parts = (getattr(self, field.name) for field in fields(self))
         return State(*(part.to(dtype) if part.is_floating_point() else part for part in parts))
-
-    def put(self, indices: Tensor, other: "State") -> "State":
-        """These elements with others in their place."""
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return State(*(old.index_copy(0, indices, new) for old, new in pairs))
-
-    def where(self, mask: Tensor, other: "State") -> "State":
-        """The other's rows where the mask holds."""
-
-        def choose(name: str) -> Tensor:
-            old, new = getattr(self, name), getattr(other, name)
-            return torch.where(mask if old.ndim == 1 else mask.unsqueeze(-1), new, old)
-
-        return State(*(choose(field.name) for field in fields(self)))
 
 
 @dataclass(frozen=True)

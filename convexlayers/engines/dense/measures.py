@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.derivatives.inverse import times
+from convexlayers.engines.dense.elements import Elements
 from convexlayers.engines.dense.units import Scaled, largest
 
 # As in solution.py: residuals are relative to terms of at least this size.
@@ -13,7 +14,7 @@ FLOOR = 1.0
 
 
 @dataclass(frozen=True, eq=False)
-class Products:
+class Products(Elements):
     """Of the matrices with x and z.
 
     Attributes:
@@ -28,10 +29,6 @@ class Products:
     def of(cls, numbers: Scaled, x: Tensor, z: Tensor) -> "Products":
         """Multiplied anew."""
         return cls(times(numbers.P, x), times(numbers.A.mT, z), times(numbers.A, x))
-
-    def select(self, indices: Tensor) -> "Products":
-        """Of the elements at these indices."""
-        return Products(self.Px[indices], self.Atz[indices], self.Ax[indices])
 
     def plus(self, length: Tensor, other: "Products") -> "Products":
         """With x + length dx and z + length dz, (B,), from those with dx and dz."""

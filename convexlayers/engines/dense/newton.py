@@ -7,12 +7,13 @@ an interior-point step. With only zero and nonnegative cones one step solves the
 element whose residual does not fall to rounding goes back to where it was and iterates on.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from convexlayers.engines.dense.condensed import Condensed
+from convexlayers.engines.dense.elements import Elements
 from convexlayers.engines.dense.interior import POLISH_FACTOR, READY, RUNNING, Limits, State
 from convexlayers.engines.dense.measures import Measures, Products, measure
 from convexlayers.engines.dense.units import Scaled
@@ -32,7 +33,7 @@ STEPS, LAST_STEPS = 3, 6
 
 
 @dataclass(frozen=True, eq=False)
-class _Walk:
+class _Walk(Elements):
     """Points (x, v) of a batch, what they leave of the equations' rows, and the best that each has seen.
 
     sound: whether the linear system that led to the best one was solved.
@@ -47,13 +48,6 @@ class _Walk:
     residual: Tensor
     sound: Tensor
     steps: Tensor
-
-    def select(self, indices: Tensor) -> "_Walk":
-        return _Walk(*(getattr(self, field.name)[indices] for field in fields(self)))
-
-    def put(self, indices: Tensor, other: "_Walk") -> "_Walk":
-        pairs = ((getattr(self, field.name), getattr(other, field.name)) for field in fields(self))
-        return _Walk(*(old.index_copy(0, indices, new) for old, new in pairs))
 
 
 def polish(

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from convexlayers.cones import Cones, Nonnegative, Zero
+from convexlayers.engines.dense.elements import Elements
 from convexlayers.engines.dense.matrices import DenseProgram
 from convexlayers.engines.dense.room import Room
 
@@ -33,7 +34,7 @@ NO_BOUND = 1e20
 
 
 @dataclass(frozen=True, eq=False)
-class Scales:
+class Scales(Elements):
     """The units of each element.
 
     Attributes:
@@ -44,15 +45,6 @@ class Scales:
     E: Tensor
     sigma: Tensor
     zeta: Tensor
-
-    def select(self, indices: Tensor) -> "Scales":
-        """The elements at these indices."""
-        return Scales(*(getattr(self, unit.name)[indices] for unit in fields(self)))
-
-    def put(self, indices: Tensor, other: "Scales") -> "Scales":
-        """These, with those of other elements at these indices."""
-        pairs = ((getattr(self, unit.name), getattr(other, unit.name)) for unit in fields(self))
-        return Scales(*(old.index_copy(0, indices, new) for old, new in pairs))
 
     @classmethod
     def ones(cls, like: Tensor, n: int, m: int) -> "Scales":
