@@ -86,7 +86,7 @@ def as_tensor(name: str, value: Value) -> Tensor:
     """A tensor of real floating-point numbers.
 
     Raises:
-        ArgumentError: the value is complex, not numeric, or without numbers.
+        ArgumentError: the value is complex, or not numeric.
     """
     if is_sparse(value):
         kind = "tensor" if isinstance(value, Tensor) else "matrix"
@@ -113,8 +113,6 @@ def as_tensor(name: str, value: Value) -> Tensor:
         raise ArgumentError(f"{name} is a sparse tensor of layout {tensor.layout}, expected a dense one.")
     if tensor.is_complex():
         raise ArgumentError(f"{name} is complex, expected real numbers.")
-    if tensor.device.type == "meta":
-        raise ArgumentError(f"{name} is on the meta device, which keeps no numbers, expected a device that does.")
     return tensor if tensor.is_floating_point() else tensor.to(torch.float64)
 
 
@@ -224,7 +222,11 @@ def _common_device(
     if len(found) > 1:
         listed = ", ".join(f"{name} on {device}" for device, name in found.items())
         raise ArgumentError(f"The parameters are on different devices: {listed}.")
-    return next(iter(found), torch.device("cpu"))
+    device = next(iter(found), torch.device("cpu"))
+    if device.type == "meta":
+        name = found[device]
+        raise ArgumentError(f"{name} is on the meta device, which keeps no numbers, expected a device that does.")
+    return device
 
 
 def block_values(blocks: Sequence[Block], values: Sequence[Tensor]) -> list[Tensor]:
