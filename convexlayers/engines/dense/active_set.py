@@ -65,7 +65,7 @@ class Sets(Elements):
         count = torch.zeros_like(v[:, :0].sum(-1), dtype=torch.int64)
         everything = count + _everything(v)
         quadratic = (numbers.P.diagonal(dim1=-2, dim2=-1) > 0).any(-1)
-        return cls((v < 0) | _equalities(numbers), x, v, everything, everything, count, quadratic)
+        return cls((v < 0) | numbers.equalities, x, v, everything, everything, count, quadratic)
 
     def state(self, first: State) -> State:
         """Elements whose sets have settled are READY at their points, the others RUNNING."""
@@ -111,7 +111,7 @@ def _step(numbers: Scaled, sets: Sets) -> Sets:
     x, w, Ax = system.apply(-numbers.q.unsqueeze(-1), system.from_rows(numbers.b.unsqueeze(-1)))
     v = torch.where(sets.active, -system.to_rows(w).squeeze(-1), numbers.b - Ax.squeeze(-1))
     margin = MARGIN * REGULARIZATION[v.dtype]
-    active = (v < torch.where(sets.active, margin, -margin)) | _equalities(numbers)
+    active = (v < torch.where(sets.active, margin, -margin)) | numbers.equalities
     # A point that is not finite has changed everything.
     finite = x.squeeze(-1).isfinite().all(-1) & v.isfinite().all(-1)
     changed = torch.where(finite, (active != sets.active).sum(-1), _everything(v))
@@ -122,8 +122,3 @@ def _step(numbers: Scaled, sets: Sets) -> Sets:
 def _everything(v: Tensor) -> int:
     """What stands for changes in all rows: more than there can be, and never few."""
     return v.shape[-1] + FEW + 1
-
-
-def _equalities(numbers: Scaled) -> Tensor:
-    """Mask of the rows that are always active, (m,)."""
-    return torch.arange(numbers.b.shape[-1], device=numbers.b.device) < numbers.cones.zero

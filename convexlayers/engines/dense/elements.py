@@ -24,5 +24,10 @@ class Elements:
         shaped = ((mask.reshape(-1, *[1] * (old.ndim - 1)), old, new) for old, new in self._pairs(other))
         return type(self)(*(torch.where(at, new, old) for at, old, new in shaped))
 
+    def to(self, dtype: torch.dtype) -> Self:
+        """In another precision."""
+        parts = (getattr(self, field.name) for field in fields(self))
+        return type(self)(*(part.to(dtype) if part.is_floating_point() else part for part in parts))
+
     def _pairs(self, other: Self) -> list[tuple[Tensor, Tensor]]:
         return [(getattr(self, field.name), getattr(other, field.name)) for field in fields(self)]

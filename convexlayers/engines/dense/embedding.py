@@ -185,7 +185,7 @@ def first_guess(numbers: Scaled, cones: Product) -> Point:
     if cones.starts_central:
         return x, cones.center(s), cones.center(s)
     # H = I on the rows of cones, 0 on equalities.
-    equality = (torch.arange(s.shape[-1], device=s.device) < numbers.cones.zero).to(s.dtype).expand_as(s)
+    equality = numbers.equalities.to(s.dtype).expand_as(s)
     mu = 0.5 * (1 - equality)
     system = Condensed.factor(numbers, Spectrum(mu, 1 - mu, IdentityBasis()))
     r1 = torch.stack([-numbers.q, torch.zeros_like(numbers.q)], dim=-1)

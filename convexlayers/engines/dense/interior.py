@@ -5,7 +5,7 @@ the next look, every iteration on the CPU, where looking costs nothing, every fe
 for it.
 """
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -99,11 +99,6 @@ class State(Elements):
     def running(self) -> Tensor:
         """Mask of the elements on the way."""
         return self.code == RUNNING
-
-    def to(self, dtype: torch.dtype) -> "State":
-        """In another precision."""
-        parts = (getattr(self, field.name) for field in fields(self))
-        return State(*(part.to(dtype) if part.is_floating_point() else part for part in parts))
 
 
 @dataclass(frozen=True)

@@ -76,9 +76,8 @@ def solve(program: DenseProgram, limits: Limits, dtype: torch.dtype = torch.floa
     numbers, cones = Scaled.of(program), Product(program.structure.cones)
     short = numbers if dtype == torch.float64 else numbers.to(dtype)
     state, system = _begin(numbers, short, cones, limits)
-    if system is None:
-        run = _run if short is numbers else partial(_run_rough, short=short)
-        state = run(numbers, cones, state, limits)
+    run = _run if short is numbers else partial(_run_rough, short=short)
+    state = run(numbers, cones, state, limits)
     x, s, z = numbers.scales.restore_point(*(part / state.tau.unsqueeze(-1) for part in (state.x, state.s, state.z)))
     # The next to use the numbers makes room for itself: what an iteration writes is not kept with them.
     return Found(x, s, z, state.code, state.iterations, numbers.scales, replace(numbers, room=Room()), system)
@@ -90,14 +89,14 @@ def _begin(numbers: Scaled, short: Scaled, cones: Product, limits: Limits) -> tu
     short: numbers to search with.
     """
     guess = first_guess(short, cones)
-    first = State.first(cones, guess)
+    first = State.first(cones, guess).to(numbers.P.dtype)
     if not is_promising(numbers, cones):
-        return first.to(numbers.P.dtype), None
+        return first, None
     # With room for the steps of polishing. Those who begin anew after it have the whole limit.
     tried = settle(short, first, guess, limits.max_iterations - STEPS).to(numbers.P.dtype)
     tried, system = polish(numbers, tried, limits, is_near=False)
     solved = tried.code == int(Status.SOLVED)
-    return first.to(numbers.P.dtype).where(solved, tried), system if bool(solved.all()) else None
+    return first.where(solved, tried), system if bool(solved.all()) else None
 
 
 def _run(numbers: Scaled, cones: Product, state: State, limits: Limits) -> State:

@@ -50,10 +50,8 @@ class _Walk(Elements):
     steps: Tensor
 
 
-def polish(
-    numbers: Scaled, state: State, limits: Limits, steps: int = STEPS, is_near: bool = True
-) -> tuple[State, Condensed | None]:
-    """Polish the READY elements by so many steps: they become SOLVED, or go back to RUNNING.
+def polish(numbers: Scaled, state: State, limits: Limits, is_near: bool = True) -> tuple[State, Condensed | None]:
+    """Polish the READY elements: they become SOLVED, or go back to RUNNING.
 
     is_near: whether iterations led to where they are.
 
@@ -64,7 +62,7 @@ def polish(
     if len(at) == 0:
         return state, None
     part, kept = numbers.keep(at), _normalized(state.select(at))
-    walk, system = _walk(part, kept, limits, steps)
+    walk, system = _walk(part, kept, limits)
     s = numbers.cones.project(walk.best_v)
     good = walk.residual <= min(POLISHED, limits.tolerance)
     good = good | (walk.residual <= torch.clamp(0.1 * kept.residual, max=NEARLY * limits.tolerance))
@@ -102,14 +100,14 @@ def _normalized(state: State) -> State:
     )
 
 
-def _walk(numbers: Scaled, kept: State, limits: Limits, steps: int) -> tuple[_Walk, Condensed | None]:
+def _walk(numbers: Scaled, kept: State, limits: Limits) -> tuple[_Walk, Condensed | None]:
     """Newton's method from the kept iterates; and the system of the last step if that was one of them all."""
     infinite = torch.full_like(kept.residual, float("inf"))
     start = kept.s - kept.z
     found = _measured(numbers, kept.x, start)
     count = torch.zeros_like(kept.iterations)
     walk = _Walk(kept.x, start, found.rx, found.rz, kept.x, start, infinite, count > 0, count)
-    allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, steps)
+    allowed = torch.where(kept.residual <= limits.tolerance, LAST_STEPS, STEPS)
     at, system = torch.arange(len(start), device=start.device), None
     for _ in range(LAST_STEPS):
         step, system = _newton_step(numbers, walk.select(at))

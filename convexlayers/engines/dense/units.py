@@ -9,7 +9,7 @@ has the solution x~ = x / (sigma D), s~ = E s / sigma, z~ = z / (zeta E). D and 
 on the rows of a cone that is not a product; sigma and zeta bring b and q to size one.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -109,6 +109,11 @@ class Scaled:
         q, b = program.q * (D / zeta), program.b * (E / sigma)
         return cls(program.structure.cones, P, q, A, b, scales)
 
+    @cached_property
+    def equalities(self) -> Tensor:
+        """Mask of the rows that are equalities, (m,)."""
+        return torch.arange(self.b.shape[-1], device=self.b.device) < self.cones.zero
+
     def select(self, indices: Tensor) -> "Scaled":
         """The elements at these indices."""
         P, q, A, b = (part[indices] for part in (self.P, self.q, self.A, self.b))
@@ -120,9 +125,8 @@ class Scaled:
 
     def to(self, dtype: torch.dtype) -> "Scaled":
         """In another precision."""
-        scales = Scales(*(getattr(self.scales, unit.name).to(dtype) for unit in fields(Scales)))
         P, q, A, b = (part.to(dtype) for part in (self.P, self.q, self.A, self.b))
-        return Scaled(self.cones, P, q, A, b, scales)
+        return Scaled(self.cones, P, q, A, b, self.scales.to(dtype))
 
 
 def largest(v: Tensor) -> Tensor:
